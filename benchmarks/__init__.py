@@ -1,0 +1,1 @@
+"""The experiment: workloads, agents, demonstration, latency benchmark."""

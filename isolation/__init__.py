@@ -1,0 +1,1 @@
+"""The kernel: topology, cpusets, cgroups, affinity. Knows no workload, model or RPC."""

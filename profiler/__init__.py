@@ -1,0 +1,1 @@
+"""What a workload does alone: profiles, observations, features, training, model registry."""

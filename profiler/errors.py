@@ -1,0 +1,57 @@
+"""Errors of the profiler layer.
+
+ProfilerError
+├── RecordInvalid          a value outside its definition
+├── ProfileMissing         no profile of that name
+├── ProfileDamaged         a stored profile that cannot be read
+├── StoreFailed            writing a profile, observation or model failed
+├── WorkloadFailed         the profiled command could not start, ended early, or reported nothing
+├── TrainingImpossible     too little data
+└── ModelMissing           no model, or none active
+    └── ModelDamaged       hash, size or schema differ from the manifest
+"""
+
+from __future__ import annotations
+
+
+class ProfilerError(Exception):
+    """Base of this layer; `retryable` says whether the same call may succeed later without a change."""
+
+    retryable = False
+
+
+class RecordInvalid(ProfilerError, ValueError):
+    """A value outside its definition."""
+
+
+class ProfileMissing(ProfilerError, KeyError):
+    """No profile of that name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ProfileDamaged(ProfilerError):
+    """A stored profile that cannot be read."""
+
+
+class StoreFailed(ProfilerError):
+    """Writing a profile, observation or model failed."""
+
+    retryable = True
+
+
+class WorkloadFailed(ProfilerError):
+    """The profiled command could not start, ended early, or reported nothing."""
+
+
+class TrainingImpossible(ProfilerError):
+    """Too little data to fit anything."""
+
+
+class ModelMissing(ProfilerError):
+    """No such model, or none active."""
+
+
+class ModelDamaged(ModelMissing):
+    """A model whose hash, size or schema differ from its manifest."""

@@ -1,0 +1,1 @@
+"""Requests in, placements out: planner, predictor, ledger, journal, gRPC service."""
