@@ -1,0 +1,22 @@
+"""Several neighbours at once: how pairwise slowdowns add up. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from profiler.errors import RecordInvalid
+
+
+def compose(slowdowns: Sequence[float]) -> float:
+    """Add up the excesses: 1 + sum of (SF - 1); nobody beside it = 1.
+
+    Adding is exact for what costs most here: n hogs on one CPU each double the victim in pairs, and together
+    make it 1 + n times slower (multiplying would say 2 to the n). Values below 1 are noise or a gift of one
+    neighbour: they do not pay for the harm of another. If none is above 1 the largest stands.
+    """
+    for slowdown in slowdowns:
+        if not (math.isfinite(slowdown) and slowdown > 0):
+            raise RecordInvalid(f"slowdown {slowdown} among {list(slowdowns)} must be finite and above 0")
+    harmful = [slowdown - 1.0 for slowdown in slowdowns if slowdown > 1.0]
+    return 1.0 + math.fsum(harmful) if harmful else max(slowdowns, default=1.0)

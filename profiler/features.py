@@ -1,0 +1,90 @@
+"""One row of numbers per (victim, aggressor, relation, host): the only door into the model, for training and use alike.
+
+Pure: no files, no clock. Columns are FEATURE_NAMES, in that order; NaN = unknown, which the model treats as missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiler.records import HostTraits, Relation, WorkloadProfile
+
+#: Profile features the model sees of both sides: name -> taken as log(1 + value) because it spans decades.
+PROFILE_COLUMNS: dict[str, bool] = {
+    "cpu_utilisation_ratio": False,
+    "cpu_cores": True,
+    "system_time_ratio": False,
+    "voluntary_switches_per_s": True,
+    "minor_faults_per_s": True,
+    "rss_bytes": True,
+    "io_read_bytes_per_s": True,
+    "io_write_bytes_per_s": True,
+    "ipc": False,
+    "llc_misses_per_kinstr": True,
+    "llc_footprint_bytes": True,
+    "memory_bytes_per_s": True,
+    "cache_pressure_ratio": False,
+    "cache_sensitivity_sf": False,
+    "burstiness_index": False,
+    "duty_cycle_ratio": False,
+    "tool_time_ratio": False,
+    "kv_bytes": True,
+}
+
+RELATION_COLUMNS = ("same_cpu", "same_core", "same_l2", "same_llc", "same_node", "same_package")
+
+FEATURE_NAMES: tuple[str, ...] = (
+    *(f"v_{name}" for name in PROFILE_COLUMNS),
+    *(f"a_{name}" for name in PROFILE_COLUMNS),
+    *RELATION_COLUMNS,
+    "llc_bytes",
+)
+
+#: Columns along which the predicted slowdown may only rise: sharing more, beside a greedier neighbour, never helps.
+_RISING = frozenset(
+    {
+        "same_cpu",
+        "same_core",
+        "same_llc",
+        "a_cpu_utilisation_ratio",
+        "a_cache_pressure_ratio",
+        "v_cache_sensitivity_sf",
+    }
+)
+
+#: XGBoost's monotone_constraints, one per column.
+MONOTONE: tuple[int, ...] = tuple(int(name in _RISING) for name in FEATURE_NAMES)
+
+#: Identity of the columns and their scaling; a model fitted on other columns is refused.
+SCHEMA_HASH = hashlib.sha256(
+    json.dumps([FEATURE_NAMES, sorted(name for name, log in PROFILE_COLUMNS.items() if log)]).encode()
+).hexdigest()[:16]
+
+
+def profile_columns(profile: WorkloadProfile | None) -> list[float]:
+    """Give one workload's scaled columns; all NaN when nothing is known of it."""
+    if profile is None:
+        return [math.nan] * len(PROFILE_COLUMNS)
+    known = {feature.name: feature.value for feature in profile.features}
+    values = (known.get(name, math.nan) for name in PROFILE_COLUMNS)
+    return [math.log1p(value) if log else value for value, log in zip(values, PROFILE_COLUMNS.values(), strict=True)]
+
+
+def pair_row(
+    victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, relation: Relation, host: HostTraits
+) -> NDArray[np.float32]:
+    """Give the row of one pair: [n_features] float32."""
+    return np.array(
+        [
+            *profile_columns(victim),
+            *profile_columns(aggressor),
+            *(getattr(relation, name) for name in RELATION_COLUMNS),
+            math.log1p(host.llc_bytes),
+        ],
+        dtype=np.float32,
+    )

@@ -1,0 +1,109 @@
+"""What physics alone says a neighbour costs, as four factors of at least 1 each; their product is the prior slowdown.
+
+Pure. The trees learn only what this leaves over, so that a handful of observations cannot do harm. The factors:
+
+time sharing   u = demand per CPU (cpu_utilisation_ratio; unknown = 1, a hog). The kernel shares fairly: each side may
+               have half a CPU, or whatever the other leaves: fair = max(1/2, 1 - u_a). f = u_v / min(u_v, fair), which
+               is 1 while u_v + u_a <= 1. Only the share same_cpu of the victim's CPUs suffers: 1 + same_cpu (f - 1).
+smt            Busy siblings cost smt_cost_sf: 1 + (smt_cost_sf - 1) u_v u_a (same_core - same_cpu).
+cache          Two threads of one CPU never run at once, so only same_llc - same_cpu counts ("beside"). With probes, as
+               Bubble-Up does (Mars et al., MICRO 2011): 1 + (sensitivity_sf - 1) pressure_ratio beside. Without
+               them, from footprints: the share that does not fit, o = max(0, 1 - llc / (f_v + f_a)), and 1 + o beside:
+               a workload pushed out wholly takes twice as long (assumed). Unknown = 1.
+bandwidth      The rule of time sharing, with u = memory_bytes_per_s / peak and the share "beside". The streaming probe
+               takes bandwidth as well as cache, so a cache factor that rests on probes already holds it: then 1.
+               Unknown = 1.
+
+Rises with the aggressor's demands and with the victim's sensitivity. Does not rise with same_cpu: sharing a CPU can be
+better than thrashing a shared cache from two of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from profiler.records import HostTraits, Relation, WorkloadProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorParts:
+    """Factors of the prior, each at least 1."""
+
+    time_sharing: float
+    smt: float
+    cache: float
+    bandwidth: float
+
+    @property
+    def slowdown(self) -> float:
+        """Multiply the factors."""
+        return self.time_sharing * self.smt * self.cache * self.bandwidth
+
+
+def prior(
+    victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, relation: Relation, host: HostTraits
+) -> PriorParts:
+    """Say what the victim suffers beside one aggressor, from profiles and relation alone."""
+    utilisation_v = _utilisation(victim)
+    utilisation_a = _utilisation(aggressor)
+    beside = relation.same_llc - relation.same_cpu
+    cache = _probed_cache_excess(victim, aggressor)
+    probed = not math.isnan(cache)
+    if not probed:
+        cache = _footprint_excess(victim, aggressor, host.llc_bytes)
+    bandwidth = math.nan if probed else _bandwidth_factor(victim, aggressor, host.memory_bytes_per_s)
+    return PriorParts(
+        time_sharing=_weighted(_fair_share_factor(utilisation_v, utilisation_a) - 1.0, relation.same_cpu),
+        smt=_weighted(
+            (max(1.0, host.smt_cost_sf) - 1.0) * utilisation_v * utilisation_a, relation.same_core - relation.same_cpu
+        ),
+        cache=_weighted(cache, beside),
+        bandwidth=_weighted(bandwidth - 1.0, beside),
+    )
+
+
+def _value(profile: WorkloadProfile | None, name: str) -> float:
+    return math.nan if profile is None else profile.value(name)
+
+
+def _utilisation(profile: WorkloadProfile | None) -> float:
+    """Give the demand per CPU, 0 to 1; a workload we know nothing of counts as a hog."""
+    value = _value(profile, "cpu_utilisation_ratio")
+    return 1.0 if math.isnan(value) else min(value, 1.0)
+
+
+def _fair_share_factor(demand_v: float, demand_a: float) -> float:
+    """Slow the victim to what max-min fairness leaves it of a resource of size 1; NaN if a demand is unknown."""
+    if math.isnan(demand_v) or math.isnan(demand_a):
+        return math.nan
+    fair = max(0.5, 1.0 - demand_a)
+    return max(1.0, demand_v / fair)
+
+
+def _probed_cache_excess(victim: WorkloadProfile | None, aggressor: WorkloadProfile | None) -> float:
+    sensitivity = _value(victim, "cache_sensitivity_sf")
+    pressure = _value(aggressor, "cache_pressure_ratio")
+    if math.isnan(sensitivity) or math.isnan(pressure):
+        return math.nan
+    return max(0.0, sensitivity - 1.0) * pressure
+
+
+def _footprint_excess(victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, llc_bytes: float) -> float:
+    wanted = _value(victim, "llc_footprint_bytes") + _value(aggressor, "llc_footprint_bytes")
+    if math.isnan(wanted) or math.isnan(llc_bytes):
+        return math.nan
+    return max(0.0, 1.0 - llc_bytes / wanted) if wanted > 0 else 0.0
+
+
+def _bandwidth_factor(victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, peak: float) -> float:
+    if math.isnan(peak) or peak <= 0:
+        return math.nan
+    return _fair_share_factor(
+        _value(victim, "memory_bytes_per_s") / peak, _value(aggressor, "memory_bytes_per_s") / peak
+    )
+
+
+def _weighted(excess: float, share: float) -> float:
+    """Give 1 + share * excess; an unknown excess costs nothing, and no factor is below 1."""
+    return 1.0 if math.isnan(excess) else 1.0 + max(0.0, excess) * max(0.0, share)
