@@ -4,6 +4,7 @@ ProfilerError
 ├── RecordInvalid          a value outside its definition
 ├── ProfileMissing         no profile of that name
 ├── ProfileDamaged         a stored profile that cannot be read
+├── ObservationsDamaged    a stored observation that cannot be read
 ├── StoreFailed            writing a profile, observation or model failed
 ├── WorkloadFailed         the profiled command could not start, ended early, or reported nothing
 ├── TrainingImpossible     too little data
@@ -33,6 +34,10 @@ class ProfileMissing(ProfilerError, KeyError):
 
 class ProfileDamaged(ProfilerError):
     """A stored profile that cannot be read."""
+
+
+class ObservationsDamaged(ProfilerError):
+    """A stored observation that cannot be read."""
 
 
 class StoreFailed(ProfilerError):

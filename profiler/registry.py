@@ -1,0 +1,220 @@
+"""The models of this host on disk: STATE/models/ID/{model.json, manifest.json} and STATE/models/active.
+
+A model is read only after its size and sha256 agree with the manifest, because no parser notices a changed digit; then
+it must predict something sane before anybody sees it. Nothing of this imports xgboost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from profiler.errors import ModelDamaged, ModelMissing, ProfilerError
+from profiler.features import FEATURE_NAMES, SCHEMA_HASH
+from profiler.files import make_folder, name_checked, read_limited, write_atomically
+from profiler.forest import Forest
+
+MANIFEST_SCHEMA_VERSION = 1  # 1: first version
+_MODEL_LIMIT_BYTES = 64 * 2**20
+_MANIFEST_LIMIT_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """How good a model is: median |predicted / measured - 1| over held-out observations; None = not computable."""
+
+    lowo_mape: float | None = None  #: leave one workload out
+    prior_mape: float | None = None  #: prior alone, same observations
+    constant_mape: float | None = None  #: always the median of the training observations
+    noise_floor: float | None = None  #: what repetitions of one observation differ by, same unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What is known of a stored model without reading it."""
+
+    id: str
+    sha256: str
+    size_bytes: int
+    feature_names: tuple[str, ...]
+    schema_hash: str
+    xgboost_version: str
+    data_hash: str
+    host_fingerprint: str
+    created_unix_s: float
+    observations: int
+    workloads: int
+    scores: Scores
+    half_width_log: float  #: half width of the interval of log SF
+    interval_coverage: float  #: share of held-out truths the interval is meant to hold
+    interval_rule: str  #: where half_width_log comes from
+    training_low: tuple[float | None, ...]  #: per feature; None = never known in training
+    training_high: tuple[float | None, ...]
+    schema_version: int = MANIFEST_SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """A fitted model before it is stored; the manifest's id, sha256 and size are filled in by save."""
+
+    manifest: Manifest
+    model_json: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadedModel:
+    """A checked model, ready to predict."""
+
+    manifest: Manifest
+    forest: Forest
+
+
+class ModelRegistry:
+    """Models below one folder."""
+
+    def __init__(self, path: Path) -> None:
+        """Use STATE/models; the folder is made by the first save."""
+        self._path = path
+
+    def save(self, model: TrainedModel) -> str:
+        """Store a model under a new id that sorts by time; does not activate it."""
+        digest = hashlib.sha256(model.model_json).hexdigest()
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(model.manifest.created_unix_s))
+        model_id = f"{stamp}-{digest[:8]}"
+        manifest = replace(model.manifest, id=model_id, sha256=digest, size_bytes=len(model.model_json))
+        folder = self._path / model_id
+        make_folder(folder)
+        write_atomically(folder / "model.json", model.model_json)
+        # the manifest comes last: a folder without one is an interrupted save and is not listed
+        write_atomically(
+            folder / "manifest.json", _Stored.model_validate(_plain(manifest)).model_dump_json(indent=1).encode()
+        )
+        return model_id
+
+    def list(self) -> list[Manifest]:
+        """Give the manifests of all stored models, newest first; raises ModelDamaged for one that cannot be read."""
+        if not self._path.is_dir():
+            return []
+        folders = sorted((entry for entry in self._path.iterdir() if (entry / "manifest.json").exists()), reverse=True)
+        return [self._manifest(folder.name) for folder in folders]
+
+    def load(self, model_id: str) -> LoadedModel:
+        """Check and read one model; raises ModelMissing, or ModelDamaged naming the file and what differs."""
+        manifest = self._manifest(model_id)
+        file = self._path / model_id / "model.json"
+        data = read_limited(file, _MODEL_LIMIT_BYTES, missing=ModelDamaged, damaged=ModelDamaged)
+        if len(data) != manifest.size_bytes:
+            raise ModelDamaged(_advice(file, f"is {len(data)} bytes long, its manifest says {manifest.size_bytes}"))
+        if (digest := hashlib.sha256(data).hexdigest()) != manifest.sha256:
+            raise ModelDamaged(
+                _advice(file, f"has sha256 {digest[:12]}..., its manifest says {manifest.sha256[:12]}...")
+            )
+        if manifest.schema_hash != SCHEMA_HASH or manifest.feature_names != FEATURE_NAMES:
+            raise ModelDamaged(
+                _advice(file, f"was fitted on features {manifest.schema_hash}, now they are {SCHEMA_HASH}")
+            )
+        try:
+            forest = Forest.from_json(data, feature_names=FEATURE_NAMES)
+        except ModelDamaged as error:
+            raise ModelDamaged(_advice(file, str(error))) from error
+        _smoke_test(file, forest)
+        return LoadedModel(manifest=manifest, forest=forest)
+
+    def active_id(self) -> str:
+        """Name the model in use; raises ModelMissing when there is none."""
+        file = self._path / "active"
+        text = read_limited(file, 256, missing=ModelMissing, damaged=ModelDamaged).decode("ascii", "replace").strip()
+        try:
+            return name_checked(text)
+        except ProfilerError as error:
+            raise ModelDamaged(_advice(file, f"holds {text!r}, which is no model id")) from error
+
+    def active(self) -> LoadedModel:
+        """Check and read the model in use; raises ModelMissing or ModelDamaged."""
+        return self.load(self.active_id())
+
+    def activate(self, model_id: str) -> LoadedModel:
+        """Make a model the one in use, after checking it; a damaged one leaves the choice as it was."""
+        loaded = self.load(model_id)
+        write_atomically(self._path / "active", f"{model_id}\n".encode())
+        return loaded
+
+    def _manifest(self, model_id: str) -> Manifest:
+        folder = self._path / name_checked(model_id)
+        if not folder.is_dir():
+            raise ModelMissing(f"no model {model_id!r} in {self._path}: `cotenant models` lists those there are")
+        file = folder / "manifest.json"
+        data = read_limited(file, _MANIFEST_LIMIT_BYTES, missing=ModelDamaged, damaged=ModelDamaged)
+        try:
+            manifest = _from_stored(_Stored.model_validate_json(data))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise ModelDamaged(_advice(file, f"cannot be read: {where}: {first['msg']}")) from error
+        if manifest.id != model_id:
+            raise ModelDamaged(_advice(file, f"belongs to model {manifest.id!r}"))
+        return manifest
+
+
+class _StoredScores(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    lowo_mape: float | None
+    prior_mape: float | None
+    constant_mape: float | None
+    noise_floor: float | None
+
+
+class _Stored(BaseModel):
+    """The manifest as it lies on disk."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    schema_version: int
+    id: str
+    sha256: str
+    size_bytes: int
+    feature_names: tuple[str, ...]
+    schema_hash: str
+    xgboost_version: str
+    data_hash: str
+    host_fingerprint: str
+    created_unix_s: float
+    observations: int
+    workloads: int
+    scores: _StoredScores
+    half_width_log: float
+    interval_coverage: float
+    interval_rule: str
+    training_low: tuple[float | None, ...]
+    training_high: tuple[float | None, ...]
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    fields = {name: getattr(manifest, name) for name in _Stored.model_fields}
+    fields["scores"] = {name: getattr(manifest.scores, name) for name in _StoredScores.model_fields}
+    return fields
+
+
+def _from_stored(stored: _Stored) -> Manifest:
+    fields: dict[str, Any] = {name: getattr(stored, name) for name in _Stored.model_fields}
+    fields["scores"] = Scores(**stored.scores.model_dump())
+    return Manifest(**fields)
+
+
+def _smoke_test(file: Path, forest: Forest) -> None:
+    """Refuse a model whose slowdown for something or nothing known lies outside 0.1 to 1000 on a prior of 1."""
+    rows = np.stack([np.full(len(FEATURE_NAMES), fill, np.float32) for fill in (math.nan, 0.0, 1.0, 20.0)])
+    with np.errstate(over="ignore"):
+        slowdowns = np.exp(forest.predict(rows, np.zeros(len(rows), np.float32)))
+    if not (np.isfinite(slowdowns).all() and slowdowns.min() >= 0.1 and slowdowns.max() <= 1000):
+        raise ModelDamaged(_advice(file, f"predicts slowdowns {slowdowns.tolist()}, sane are 0.1 to 1000"))
+
+
+def _advice(file: Path, what: str) -> str:
+    return f"{file} {what}. Train again (`cotenant train`) or go back to an older one (`cotenant models --activate ID`)"
