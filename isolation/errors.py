@@ -2,6 +2,7 @@
 
 IsolationError
 ├── CpuSetInvalid          text or numbers that are no CPU list
+├── TopologyUnreadable     no CPU can be found below the given root
 ├── SpecInvalid            a wish this host cannot hold (CPU offline, node absent)
 ├── ProcessRefused         we must not touch it
 │   ├── ProcessGone        no such process, or a zombie
@@ -27,6 +28,10 @@ class IsolationError(Exception):
 
 class CpuSetInvalid(IsolationError, ValueError):
     """Text or numbers that are no list of CPUs or nodes."""
+
+
+class TopologyUnreadable(IsolationError):
+    """No CPU can be found below the given root."""
 
 
 class SpecInvalid(IsolationError, ValueError):
