@@ -1,0 +1,281 @@
+"""The composition root of `cotenant serve`: builds every part once, serves, and stops gracefully."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cotenant.v1 import (
+    host_pb2,
+    host_pb2_grpc,
+    model_pb2,
+    model_pb2_grpc,
+    placement_pb2,
+    placement_pb2_grpc,
+    profile_pb2,
+    profile_pb2_grpc,
+)
+from isolation.capabilities import read_capabilities
+from isolation.enforcer import Enforcer, Mechanism
+from isolation.errors import IsolationError
+from isolation.topology import Topology, read_topology
+from profiler.errors import ProfilerError
+from profiler.records import HostTraits
+from profiler.registry import ModelRegistry
+from profiler.store import ObservationStore, ProfileStore
+from scheduler.border import Border
+from scheduler.config import Settings
+from scheduler.controller import Controller
+from scheduler.errors import SchedulerError, StateRefused
+from scheduler.held import Held
+from scheduler.journal import Journal
+from scheduler.learning import ModelServicer, ProfileServicer
+from scheduler.metrics import Metrics
+from scheduler.operations import Operations
+from scheduler.placement import PlacementState
+from scheduler.reconciler import Reconciler
+from scheduler.service import HostServicer, PlacementServicer
+from scheduler.state import group_prefix, lock_state, machine_id, open_state
+from scheduler.view import Viewer
+from scheduler.writer import Writer
+
+_log = logging.getLogger("cotenant")
+_MESSAGE_LIMIT_BYTES = 256 * 1024
+_CONCURRENT_CALLS = 64
+_GRACE_S = 10.0
+_SERVICES = (
+    placement_pb2.DESCRIPTOR.services_by_name["PlacementService"].full_name,
+    profile_pb2.DESCRIPTOR.services_by_name["ProfileService"].full_name,
+    model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    host_pb2.DESCRIPTOR.services_by_name["HostService"].full_name,
+)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; names and texts are escaped, so nobody can forge a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render time, level, logger, message and what was given as extra."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update({key: value for key, value in record.__dict__.items() if key in _EXTRAS})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+_EXTRAS = frozenset({"method", "workload", "socket", "mechanism", "state", "metrics", "model", "fallback", "recovered"})
+
+
+class Daemon:
+    """Everything that lives while serving; `start`, then `stop`."""
+
+    def __init__(self, settings: Settings, *, checkpoint: Callable[[str], None] = lambda _label: None) -> None:
+        """Take the lock first: nothing is opened, bound or changed before it is ours."""
+        self._settings = settings
+        self.state = open_state(settings.state)
+        self._lock = lock_state(self.state)
+        self.topology = read_topology()
+        wanted = None if settings.mechanism == "auto" else Mechanism(settings.mechanism)
+        self.enforcer = Enforcer.for_host(self.topology, mechanism=wanted, prefix=group_prefix(self.state))
+        self._journal = Journal(self.state / "journal.db")
+        known = self._journal.bind("machine_id", machine_id())
+        if known != machine_id():
+            raise StateRefused(
+                f"state folder {str(self.state)!r} was written on another machine ({known}); "
+                "start with a fresh --state: placements of that machine mean nothing here"
+            )
+        profiles = ProfileStore(self.state / "profiles")
+        observations = ObservationStore(self.state / "observations.jsonl")
+        models = ModelRegistry(self.state / "models")
+        self._viewer = Viewer(topology=self.topology, host=host_traits(self.topology), profiles=profiles, models=models)
+        self._writer = Writer()
+        held: dict[str, Held] = {}
+        uids = None if settings.allow_any_uid else frozenset({os.geteuid(), *settings.allow_uids})
+        self._controller = Controller(
+            enforcer=self.enforcer,
+            journal=self._journal,
+            viewer=self._viewer,
+            writer=self._writer,
+            held=held,
+            allowed_uids=uids,
+            checkpoint=checkpoint,
+        )
+        self._reconciler = Reconciler(
+            controller=self._controller,
+            enforcer=self.enforcer,
+            journal=self._journal,
+            viewer=self._viewer,
+            writer=self._writer,
+            held=held,
+        )
+        self.metrics = Metrics()
+        self.metrics.watch_placements(tuple(PlacementState), self._count)
+        self._operations = Operations(state=self.state, store=profiles, allowed_uids=uids)
+        self._health = health.HealthServicer()
+        self._stopping = threading.Event()
+        self._servicers = (
+            (
+                placement_pb2_grpc.add_PlacementServiceServicer_to_server,
+                PlacementServicer(self._controller, observations, self.topology, self.metrics),
+            ),
+            (
+                profile_pb2_grpc.add_ProfileServiceServicer_to_server,
+                ProfileServicer(self._controller, profiles, self._operations),
+            ),
+            (
+                model_pb2_grpc.add_ModelServiceServicer_to_server,
+                ModelServicer(self._controller, models, self._operations),
+            ),
+            (
+                host_pb2_grpc.add_HostServiceServicer_to_server,
+                HostServicer(
+                    self._controller,
+                    self.topology,
+                    read_capabilities(),
+                    mechanism=str(self.enforcer.mechanism),
+                    version=version("cotenant"),
+                ),
+            ),
+        )
+        self._servers: list[grpc.Server] = []
+        self._reconciling: threading.Thread | None = None
+        self._metrics_server: Any = None
+        self.metrics_port: int | None = None
+
+    def start(self) -> None:
+        """Recover, then serve."""
+        for name in ("", *_SERVICES):
+            self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._reconciler.recover()
+        if self._settings.metrics_address:
+            try:
+                self._metrics_server, self.metrics_port = self.metrics.serve(self._settings.metrics_address)
+            except OSError as error:
+                raise StateRefused(
+                    f"metrics address {self._settings.metrics_address!r} cannot be used: {error.strerror}; "
+                    "choose another with --metrics, for instance 127.0.0.1:0, or '' for none"
+                ) from error
+        self._servers = [
+            self._serve(self._settings.socket_path, read_only=False),
+            self._serve(self._settings.read_socket_path, read_only=True),
+        ]
+        for name in ("", *_SERVICES):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._reconciling = threading.Thread(target=self._reconcile_forever, name="reconciler", daemon=True)
+        self._reconciling.start()
+        view = self._viewer.current()
+        _log.info(
+            "serving",
+            extra={
+                "socket": str(self._settings.socket_path),
+                "state": str(self.state),
+                "mechanism": str(self.enforcer.mechanism),
+                "metrics": self.metrics_port,
+                "model": view.predictor.model_id,
+                "fallback": view.predictor.fallback,
+                "recovered": len(view.ledger.residents),
+            },
+        )
+
+    def stop(self) -> None:
+        """Refuse new work, finish what runs, close. Placements stay: leaving must not remove isolation."""
+        self._health.enter_graceful_shutdown()
+        self._stopping.set()
+        for done in [server.stop(_GRACE_S) for server in self._servers]:
+            done.wait()
+        if self._reconciling is not None:
+            self._reconciling.join()
+        self._operations.close()
+        self._writer.close()
+        self._journal.close()
+        if self._metrics_server is not None:
+            self._metrics_server.shutdown()
+            self._metrics_server.server_close()
+        os.close(self._lock)
+        _log.info("stopped", extra={"state": str(self.state)})
+
+    def _serve(self, path: Path, *, read_only: bool) -> grpc.Server:
+        server = grpc.server(
+            ThreadPoolExecutor(max_workers=self._settings.workers, thread_name_prefix="rpc"),
+            interceptors=(Border(self.metrics, read_only=read_only),),
+            maximum_concurrent_rpcs=_CONCURRENT_CALLS,
+            options=(
+                ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
+                ("grpc.max_concurrent_streams", _CONCURRENT_CALLS),
+            ),
+        )
+        for add, servicer in self._servicers:
+            add(servicer, server)  # type: ignore[operator]
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        earlier = os.umask(0o077)  # the socket's mode is its access control
+        try:
+            server.add_insecure_port(f"unix:{path}")
+        except RuntimeError as error:
+            raise StateRefused(
+                f"socket {str(path)!r} cannot be bound: {error}; choose another with --socket"
+            ) from error
+        finally:
+            os.umask(earlier)
+        server.start()
+        return server
+
+    def _reconcile_forever(self) -> None:
+        while not self._stopping.wait(self._settings.reconcile_s):
+            try:
+                self._reconciler.reconcile()
+            except (SchedulerError, IsolationError, ProfilerError):
+                _log.exception("reconciling failed; trying again")
+
+    def _count(self, state: str) -> float:
+        return sum(one.state == state for one in self._viewer.current().placements.values())
+
+
+def host_traits(topology: Topology) -> HostTraits:
+    """Say of the host what prediction needs; bandwidth stays unknown until it is calibrated."""
+    sizes = [domain.size_bytes for domain in topology.llc_domains if domain.size_bytes]
+    return HostTraits(
+        fingerprint=topology.fingerprint,
+        llc_bytes=float(min(sizes)) if sizes else math.nan,
+        memory_bytes_per_s=math.nan,
+    )
+
+
+def serve(settings: Settings, *, checkpoint: Callable[[str], None] = lambda _label: None) -> None:
+    """Run until SIGTERM or SIGINT."""
+    handler = logging.StreamHandler(sys.stderr)
+    text = "%(asctime)s %(levelname)s %(name)s %(message)s"
+    handler.setFormatter(JsonLines() if settings.log_format == "json" else logging.Formatter(text))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    asked = threading.Event()
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, ask)
+    daemon = Daemon(settings, checkpoint=checkpoint)
+    daemon.start()
+    asked.wait()
+    daemon.stop()

@@ -1,0 +1,76 @@
+"""What the daemon must remember of a live placement besides the placement itself, and its form in the journal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+from isolation.enforcer import Applied, Enforcer, Target, Undo
+from isolation.process import ProcessIdentity, still
+from isolation.spec import IsolationSpec
+from scheduler import wire
+from scheduler.journal import Entry
+from scheduler.placement import Decision, Placement, PlacementState
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Who was placed, and how things were before."""
+
+    target: Target
+    undo: Undo
+    request_id: str
+    repaired_at_s: float | None = None  #: CLOCK_MONOTONIC of the last repair of foreign drift
+
+    def alive(self, enforcer: Enforcer) -> bool:
+        """Tell whether any of the workload's processes, or its cgroup, is still there."""
+        if self.target.cgroup_path is not None:
+            return enforcer.cgroup_exists(self.target.cgroup_path)
+        return any(still(process) for process in self.target.processes)
+
+    def entry(self, placement: Placement, boot_id: str) -> Entry:
+        """Make the journal's record."""
+        return Entry(
+            name=placement.name,
+            state=str(placement.state),
+            record=wire.placement_to_bytes(placement),
+            target=json.dumps(
+                {
+                    "processes": [asdict(one) for one in self.target.processes],
+                    "cgroup_path": self.target.cgroup_path,
+                }
+            ),
+            undo=self.undo.to_json(),
+            boot_id=boot_id,
+            request_id=self.request_id,
+        )
+
+    @classmethod
+    def from_entry(cls, entry: Entry) -> Held:
+        """Read back; raises ValueError, KeyError or TypeError for a damaged record."""
+        stored = json.loads(entry.target)
+        processes = tuple(ProcessIdentity(**one) for one in stored["processes"])
+        target = Target(processes=processes, cgroup_path=stored["cgroup_path"])
+        return cls(target, Undo.from_json(entry.undo), entry.request_id)
+
+
+def spec_of(decision: Decision) -> IsolationSpec:
+    """Give the wish a decision stands for."""
+    return IsolationSpec(cpus=decision.cpus, mems=decision.mems)
+
+
+def outcome_of(placement: Placement, applied: Applied) -> Placement:
+    """Give the placement after the kernel was read back."""
+    notes = []
+    if applied.narrowed:
+        notes.append(f"{len(applied.narrowed)} threads keep a narrower CPU mask of their own")
+    if applied.missed:
+        notes.append(f"{len(applied.missed)} threads could not be caught yet")
+    state = PlacementState.ACTIVE if applied.complete else PlacementState.PARTIAL
+    return replace(placement, state=state, threads=applied.threads, notes=tuple(notes))
+
+
+def sentence_of(placement: Placement) -> str:
+    """Say in one line where it sits, for the event log."""
+    where = f"{placement.threads} threads on CPUs {placement.decision.cpus} by {placement.mechanism}"
+    return f"{where}; {placement.decision.fallback}" if placement.decision.fallback else where

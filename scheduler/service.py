@@ -1,0 +1,190 @@
+"""Servicers of placements and of the host: call the controller, translate the answer."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+
+from cotenant.v1 import host_pb2, host_pb2_grpc, placement_pb2, placement_pb2_grpc
+from isolation.capabilities import Capability
+from isolation.topology import Topology
+from profiler.records import Observation
+from profiler.store import ObservationStore
+from scheduler import wire
+from scheduler.border import DEFAULT_PAGE, digest_of, page_of
+from scheduler.controller import Controller
+from scheduler.metrics import Metrics
+from scheduler.placement import LIVE, Placement
+
+Ctx = grpc.ServicerContext
+
+
+class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
+    """Placements."""
+
+    def __init__(self, controller: Controller, observations: ObservationStore, topology: Topology, m: Metrics) -> None:
+        self._controller = controller
+        self._observations = observations
+        self._topology = topology
+        self._metrics = m
+
+    def PlaceWorkload(
+        self, request: placement_pb2.PlaceWorkloadRequest, context: Ctx
+    ) -> placement_pb2.PlaceWorkloadResponse:
+        """Plan, apply, read back."""
+        workload = wire.workload_from(request.workload, needs_target=not request.validate_only)
+        if request.validate_only:
+            placement = self._controller.preview(workload, allow_best_effort=request.allow_best_effort)
+        else:
+            placement = self._controller.place(
+                request.request_id, digest_of(request), workload, allow_best_effort=request.allow_best_effort
+            )
+        return placement_pb2.PlaceWorkloadResponse(placement=self._answer(placement))
+
+    def PreviewPlacement(
+        self, request: placement_pb2.PreviewPlacementRequest, context: Ctx
+    ) -> placement_pb2.PreviewPlacementResponse:
+        """Plan only."""
+        workload = wire.workload_from(request.workload, needs_target=False)
+        placement = self._controller.preview(workload, allow_best_effort=request.allow_best_effort)
+        return placement_pb2.PreviewPlacementResponse(placement=self._answer(placement))
+
+    def GetPlacement(
+        self, request: placement_pb2.GetPlacementRequest, context: Ctx
+    ) -> placement_pb2.GetPlacementResponse:
+        """One by name."""
+        return placement_pb2.GetPlacementResponse(placement=wire.placement_to(self._controller.get(request.name)))
+
+    def ListPlacements(
+        self, request: placement_pb2.ListPlacementsRequest, context: Ctx
+    ) -> placement_pb2.ListPlacementsResponse:
+        """All live ones, and released ones on request, by name."""
+        every = sorted(self._controller.view().placements.values(), key=lambda one: one.name)
+        wanted = [one for one in every if request.show_released or one.state in LIVE]
+        page, token = page_of(wanted, lambda one: one.name, request.page_size, request.page_token)
+        return placement_pb2.ListPlacementsResponse(placements=map(wire.placement_to, page), next_page_token=token)
+
+    def ReleaseWorkload(
+        self, request: placement_pb2.ReleaseWorkloadRequest, context: Ctx
+    ) -> placement_pb2.ReleaseWorkloadResponse:
+        """Restore the exact earlier state."""
+        done = self._controller.release(request.request_id, digest_of(request), request.name, request.etag)
+        return placement_pb2.ReleaseWorkloadResponse(placement=wire.placement_to(done))
+
+    def Rebalance(self, request: placement_pb2.RebalanceRequest, context: Ctx) -> placement_pb2.RebalanceResponse:
+        """Re-plan each placement and move those that gain enough."""
+
+        def work(*, validate_only: bool) -> placement_pb2.RebalanceResponse:
+            moved, before, after = self._controller.rebalance(
+                max_moves=request.max_moves or 4, min_gain=request.min_gain or 0.05, validate_only=validate_only
+            )
+            return placement_pb2.RebalanceResponse(
+                moved=map(wire.placement_to, moved), cost_before=before, cost_after=after
+            )
+
+        if request.validate_only:
+            return work(validate_only=True)
+        answer = self._controller.once(
+            request.request_id, digest_of(request), lambda: work(validate_only=False).SerializeToString()
+        )
+        return placement_pb2.RebalanceResponse.FromString(answer)
+
+    def ReportObservations(
+        self, request: placement_pb2.ReportObservationsRequest, context: Ctx
+    ) -> placement_pb2.ReportObservationsResponse:
+        """Keep measured slowdowns of placed workloads for retraining."""
+
+        def work() -> bytes:
+            kept = [self._observation(one) for one in request.observations]
+            self._observations.append([one for one in kept if one is not None])
+            stored = sum(one is not None for one in kept)
+            return placement_pb2.ReportObservationsResponse(stored=stored).SerializeToString()
+
+        answer = self._controller.once(request.request_id, digest_of(request), work)
+        return placement_pb2.ReportObservationsResponse.FromString(answer)
+
+    def ListEvents(self, request: placement_pb2.ListEventsRequest, context: Ctx) -> placement_pb2.ListEventsResponse:
+        """Tell what happened, oldest first."""
+        found = self._controller.events(request.after_sequence, request.page_size or DEFAULT_PAGE)
+        return placement_pb2.ListEventsResponse(
+            events=[
+                placement_pb2.Event(
+                    sequence=one.sequence,
+                    time_unix_s=one.time_unix_s,
+                    kind=one.kind,
+                    workload=one.workload,
+                    detail=one.detail,
+                )
+                for one in found
+            ]
+        )
+
+    def _answer(self, placement: Placement) -> placement_pb2.Placement:
+        if placement.decision.fallback:
+            self._metrics.fallbacks.inc()
+        return wire.placement_to(placement)
+
+    def _observation(self, reported: placement_pb2.Observation) -> Observation | None:
+        """Say who the victim's neighbours are now; None when it has none (then it is no observation of a pair)."""
+        placement = self._controller.get(reported.workload)
+        view = self._controller.view()
+        aggressors, relations = [], []
+        for resident in view.ledger.residents:
+            if resident.name != placement.name and resident.profile is not None:
+                relation = view.ledger.relation(placement.decision.cpus, resident.cpus)
+                if relation.same_package > 0:
+                    aggressors.append(resident.profile.name)
+                    relations.append(relation)
+        profile = view.profile_of(placement.request)
+        if not aggressors or profile is None:
+            return None
+        return Observation(
+            victim=profile.name,
+            aggressors=tuple(aggressors),
+            relations=tuple(relations),
+            slowdown=reported.slowdown,
+            spread=None,
+            repetitions=1,
+            window_s=reported.window_s,
+            host_fingerprint=self._topology.fingerprint,
+            created_unix_s=time.time(),
+            isolation="pinning",
+            origin="reported",
+        )
+
+
+class HostServicer(host_pb2_grpc.HostServiceServicer):
+    """The host."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        topology: Topology,
+        capabilities: tuple[Capability, ...],
+        *,
+        mechanism: str,
+        v: str,
+    ) -> None:
+        self._controller = controller
+        self._topology = topology
+        self._capabilities = capabilities
+        self._mechanism = mechanism
+        self._version = v
+
+    def GetHost(self, request: host_pb2.GetHostRequest, context: Ctx) -> host_pb2.GetHostResponse:
+        """Shape, capabilities, and who sits where."""
+        view = self._controller.view()
+        occupants: dict[int, list[str]] = {}
+        for resident in view.ledger.residents:
+            for cpu in resident.cpus:
+                occupants.setdefault(cpu, []).append(resident.name)
+        host = wire.host_to(
+            self._topology,
+            self._capabilities,
+            occupants,
+            mechanism=self._mechanism,
+            version=self._version,
+            model_id=view.predictor.model_id,
+        )
+        return host_pb2.GetHostResponse(host=host)

@@ -1,0 +1,82 @@
+"""The state folder: ours alone, locked by one daemon, tied to one machine."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from scheduler.errors import AlreadyRunning, StateRefused
+
+
+def open_state(path: Path) -> Path:
+    """Create or check the folder; raises StateRefused for one that others could tamper with.
+
+    Gives the absolute path. Nothing in the folder is touched.
+    """
+    path = path.absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise StateRefused(
+            f"state folder {str(path)!r} cannot be made: {error.strerror}; choose another with --state"
+        ) from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise StateRefused(f"state folder {str(path)!r} is a link or a file; a real folder is needed")
+    if found.st_uid != os.geteuid():
+        raise StateRefused(
+            f"state folder {str(path)!r} belongs to uid {found.st_uid}, this process is uid {os.geteuid()}; "
+            "choose another with --state"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise StateRefused(
+            f"state folder {str(path)!r} has mode {stat.S_IMODE(found.st_mode):o}: others can write it; "
+            f"run chmod 700 {path}"
+        )
+    try:
+        probe = path / f".write-test-{os.getpid()}"
+        probe.touch(mode=0o600, exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise StateRefused(
+            f"state folder {str(path)!r} cannot be written: {error.strerror}; choose another with --state"
+        ) from error
+    return path
+
+
+def lock_state(path: Path) -> int:
+    """Take the lock of the folder for the life of this process; raises AlreadyRunning naming the holder's pid.
+
+    The kernel drops a flock with its holder, so a crash leaves nothing stale behind.
+    """
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        raise AlreadyRunning(
+            f"another daemon (pid {holder}) uses state folder {str(path)!r}; stop it, or choose another with --state"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def group_prefix(path: Path) -> str:
+    """Name the cgroups of the daemon on this folder, so that two daemons never meet in one group."""
+    return f"cotenant-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+def machine_id() -> str:
+    """Tell machines apart, so that a state folder restored elsewhere is noticed."""
+    for candidate in (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id")):
+        try:
+            if text := candidate.read_text(encoding="ascii").strip():
+                return text
+        except OSError:
+            continue
+    return os.uname().nodename
