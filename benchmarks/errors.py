@@ -1,0 +1,49 @@
+"""Errors of the benchmarks layer.
+
+BenchmarkError
+├── WorkloadInvalid        an argument of a workload outside what it can do
+├── ScratchUnusable        the folder for a scratch file cannot be written
+├── ShapeUnknown           no model shape of that name
+├── ModelUnusable          a model file that is missing, damaged, or of a kind that cannot decode
+│   └── DecodeFailed       llama.cpp gave up in the middle, or its logits are not finite
+├── ModelWriteFailed       the model file could not be written
+└── HostUnreadable         a kernel file about the host is missing or has another form
+"""
+
+from __future__ import annotations
+
+
+class BenchmarkError(Exception):
+    """Base of this layer; `retryable` says whether the same call may succeed later without a change."""
+
+    retryable = False
+
+
+class WorkloadInvalid(BenchmarkError, ValueError):
+    """An argument of a workload outside what it can do."""
+
+
+class ScratchUnusable(BenchmarkError):
+    """The folder for a scratch file cannot be written."""
+
+
+class ShapeUnknown(BenchmarkError, ValueError):
+    """No model shape of that name."""
+
+
+class ModelUnusable(BenchmarkError):
+    """A model file that is missing, damaged, or of a kind that cannot decode."""
+
+
+class DecodeFailed(ModelUnusable):
+    """llama.cpp gave up in the middle, or its logits are not finite."""
+
+
+class ModelWriteFailed(BenchmarkError):
+    """The model file could not be written."""
+
+    retryable = True
+
+
+class HostUnreadable(BenchmarkError):
+    """A kernel file about the host is missing or has another form."""

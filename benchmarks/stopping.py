@@ -1,0 +1,48 @@
+"""When a workload process ends: at SIGTERM, at Ctrl-C, or after its time. Nothing is interrupted half way."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import time
+from types import FrameType
+
+_SLICE_S = 0.05  # the longest a pause outlasts a signal
+
+
+class Stop:
+    """Asked in every loop of a workload; handlers are installed only by `install`."""
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self._end_s = time.monotonic() + seconds
+        self._signalled = False
+
+    def install(self) -> None:
+        """Take SIGTERM and SIGINT as a wish to end; call in the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def reached(self) -> bool:
+        """Tell whether it is time to end."""
+        return self._signalled or time.monotonic() >= self._end_s
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, but not past the end."""
+        until_s = min(self._end_s, time.monotonic() + seconds)
+        while not self._signalled and (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, _SLICE_S))
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._signalled = True
+
+
+def positive_seconds(text: str) -> float:
+    """Read a duration for argparse."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
