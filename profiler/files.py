@@ -12,9 +12,14 @@ from profiler.errors import ProfilerError, RecordInvalid, StoreFailed
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 
 
+def is_name(text: str) -> bool:
+    """Tell whether this may be the name of a profile or model, and so of a file."""
+    return _NAME.fullmatch(text) is not None
+
+
 def name_checked(name: str) -> str:
     """Give the name back if it may be a file name; raises RecordInvalid otherwise."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise RecordInvalid(
             f"name {name[:80]!r} must be 1 to 63 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
         )

@@ -156,6 +156,12 @@ class Observation:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.slowdown) and self.slowdown > 0):
             raise RecordInvalid(f"slowdown {self.slowdown} of {self.victim!r} must be finite and above 0")
+        if self.spread is not None and not (math.isfinite(self.spread) and self.spread >= 0):
+            raise RecordInvalid(f"spread {self.spread} of {self.victim!r} must be finite and at least 0, or None")
+        if self.repetitions < 1 or not (math.isfinite(self.window_s) and self.window_s >= 0):
+            raise RecordInvalid(
+                f"{self.victim!r}: {self.repetitions} repetitions of {self.window_s} s are no measurement"
+            )
         if not self.aggressors or len(self.aggressors) != len(self.relations):
             raise RecordInvalid(f"{self.victim!r} needs one relation for each of its {len(self.aggressors)} aggressors")
 

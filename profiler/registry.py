@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from profiler.errors import ModelDamaged, ModelMissing, ProfilerError
+from profiler.errors import ModelDamaged, ModelMissing, RecordInvalid
 from profiler.features import FEATURE_NAMES, SCHEMA_HASH
 from profiler.files import make_folder, name_checked, read_limited, write_atomically
 from profiler.forest import Forest
@@ -98,12 +99,20 @@ class ModelRegistry:
         )
         return model_id
 
-    def list(self) -> list[Manifest]:
-        """Give the manifests of all stored models, newest first; raises ModelDamaged for one that cannot be read."""
+    def list(self, *, on_damaged: Callable[[ModelDamaged], None] | None = None) -> list[Manifest]:
+        """Give all manifests, newest first; a damaged one is handed to on_damaged, or raised without it."""
         if not self._path.is_dir():
             return []
         folders = sorted((entry for entry in self._path.iterdir() if (entry / "manifest.json").exists()), reverse=True)
-        return [self._manifest(folder.name) for folder in folders]
+        manifests = []
+        for folder in folders:
+            try:
+                manifests.append(self._manifest(folder.name))
+            except ModelDamaged as error:
+                if on_damaged is None:
+                    raise
+                on_damaged(error)
+        return manifests
 
     def load(self, model_id: str) -> LoadedModel:
         """Check and read one model; raises ModelMissing, or ModelDamaged naming the file and what differs."""
@@ -127,18 +136,31 @@ class ModelRegistry:
         _smoke_test(file, forest)
         return LoadedModel(manifest=manifest, forest=forest)
 
-    def active_id(self) -> str:
-        """Name the model in use; raises ModelMissing when there is none."""
+    def active_id(self) -> str | None:
+        """Name the model in use; None when there is none."""
         file = self._path / "active"
+        if not file.exists():
+            return None
         text = read_limited(file, 256, missing=ModelMissing, damaged=ModelDamaged).decode("ascii", "replace").strip()
         try:
             return name_checked(text)
-        except ProfilerError as error:
+        except RecordInvalid as error:
             raise ModelDamaged(_advice(file, f"holds {text!r}, which is no model id")) from error
 
     def active(self) -> LoadedModel:
         """Check and read the model in use; raises ModelMissing or ModelDamaged."""
-        return self.load(self.active_id())
+        model_id = self.active_id()
+        if model_id is None:
+            raise ModelMissing(f"no model is in use in {self._path}: make one with `cotenant train`")
+        return self.load(model_id)
+
+    def revision(self) -> tuple[int, int]:
+        """Give a value that differs after every activation, whoever made it."""
+        try:
+            status = (self._path / "active").stat()
+        except OSError:
+            return 0, 0
+        return status.st_ino, status.st_mtime_ns
 
     def activate(self, model_id: str) -> LoadedModel:
         """Make a model the one in use, after checking it; a damaged one leaves the choice as it was."""

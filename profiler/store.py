@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from profiler.errors import ObservationsDamaged, ProfileDamaged, ProfileMissing, RecordInvalid, StoreFailed
-from profiler.files import make_folder, name_checked, read_limited, sync_folder, write_atomically
+from profiler.files import is_name, make_folder, name_checked, read_limited, sync_folder, write_atomically
 from profiler.records import (
     PROFILE_SCHEMA_VERSION,
     Feature,
@@ -109,7 +109,7 @@ class ProfileStore:
         """List the stored names, sorted."""
         if not self._path.is_dir():
             return []
-        return sorted(file.stem for file in self._path.glob("[!.]*.json"))
+        return sorted(file.stem for file in self._path.glob("*.json") if is_name(file.stem))
 
     def load_all(self, *, on_damaged: Callable[[ProfileDamaged], None] | None = None) -> dict[str, WorkloadProfile]:
         """Read all profiles by name; a damaged one is handed to on_damaged and left out, or raised without it."""

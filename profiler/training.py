@@ -1,0 +1,299 @@
+"""Fits the pair model. The only module that imports xgboost, and nothing the daemon imports may import this one.
+
+    python -m profiler.training --state DIR [--only-if-better]      prints one line of JSON
+
+Trees learn log(measured SF / prior) of observations with one aggressor; several aggressors are composition's business.
+Scores hold out whole workloads: every observation in which the workload is victim or aggressor. Repetitions of one
+cell never stand on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from cotenant.paths import default_state
+from isolation.topology import read_topology
+from profiler.errors import ModelDamaged, ModelMissing, ProfilerError, TrainingImpossible
+from profiler.features import FEATURE_NAMES, MONOTONE, SCHEMA_HASH, pair_row
+from profiler.host import host_traits
+from profiler.prior import prior
+from profiler.records import HostTraits, Observation, WorkloadProfile
+from profiler.registry import Manifest, ModelRegistry, Scores, TrainedModel
+from profiler.store import ObservationStore, ProfileStore
+
+LEAST_OBSERVATIONS = 4
+LEAST_WORKLOADS = 2
+COVERAGE = 0.9
+_ROUNDS = 150
+_PARAMETERS: dict[str, Any] = {
+    "objective": "reg:squarederror",
+    "base_score": 0.0,  # the margin of each row is its prior; nothing is added to all
+    "nthread": 1,
+    "max_depth": 3,
+    "eta": 0.05,
+    "lambda": 2.0,
+    "min_child_weight": 1.0,
+    "monotone_constraints": str(MONOTONE),
+}
+#: A single repetition is trusted as if it had this spread of log SF (cache tests on cloud machines: CV 14 %).
+_ASSUMED_SPREAD = 0.15
+_LEAST_SPREAD = 0.02  # spreads measured smaller are luck
+#: Interval factor when held-out data are too few to say anything.
+_BLIND_FACTOR = 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Data:
+    """Columns of the usable observations, [n] each; rows [n, n_features]."""
+
+    rows: NDArray[np.float32]
+    margin: NDArray[np.float32]  #: log prior
+    target: NDArray[np.float32]  #: log SF
+    weight: NDArray[np.float32]
+    spread: NDArray[np.float64]  #: NaN = one repetition
+    victims: tuple[str, ...]
+    aggressors: tuple[str, ...]
+
+    def workloads(self) -> list[str]:
+        return sorted({*self.victims, *self.aggressors})
+
+    def without(self, workload: str) -> NDArray[np.bool_]:
+        """Tell which observations the workload has no part in."""
+        return np.array([workload not in pair for pair in zip(self.victims, self.aggressors, strict=True)], dtype=bool)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _HeldOut:
+    """Predicted minus measured log SF of what one held-out workload takes part in, [k] each."""
+
+    index: NDArray[np.intp]
+    model: NDArray[np.float64]
+    prior: NDArray[np.float64]
+    constant: NDArray[np.float64]
+
+
+def train(
+    observations: Sequence[Observation],
+    profiles: Mapping[str, WorkloadProfile],
+    host: HostTraits,
+    *,
+    seed: int = 0,
+    created_unix_s: float | None = None,
+    progress: Callable[[float, str], None] | None = None,
+) -> TrainedModel:
+    """Fit and score a model; raises TrainingImpossible saying how much of what is missing. Same input, same model."""
+    data = _usable(observations, profiles, host)
+    workloads = data.workloads()
+    report = progress or (lambda _share, _stage: None)
+    rounds: list[_HeldOut] = []
+    for number, workload in enumerate(workloads):
+        report(number / (len(workloads) + 1), f"holding out {workload}")
+        kept = data.without(workload)
+        if kept.sum() >= 2:
+            rounds.append(_hold_out(data, kept, seed))
+    report(len(workloads) / (len(workloads) + 1), "fitting on everything")
+    final = _fit(data, np.ones(len(data.target), bool), seed)
+    half_width, rule = _interval(_worst_residuals(rounds))
+    low, high = _ranges(data.rows)
+    manifest = Manifest(
+        id="",
+        sha256="",
+        size_bytes=0,
+        feature_names=FEATURE_NAMES,
+        schema_hash=SCHEMA_HASH,
+        xgboost_version=str(xgboost.__version__),
+        data_hash=_data_hash(data),
+        host_fingerprint=host.fingerprint,
+        created_unix_s=time.time() if created_unix_s is None else created_unix_s,
+        observations=len(data.target),
+        workloads=len(workloads),
+        scores=Scores(
+            lowo_mape=_mape([one.model for one in rounds]),
+            prior_mape=_mape([one.prior for one in rounds]),
+            constant_mape=_mape([one.constant for one in rounds]),
+            noise_floor=_noise_floor(data.spread),
+        ),
+        half_width_log=half_width,
+        interval_coverage=COVERAGE,
+        interval_rule=rule,
+        training_low=low,
+        training_high=high,
+    )
+    report(1.0, "fitted")
+    return TrainedModel(manifest=manifest, model_json=bytes(final.save_raw("json")))
+
+
+def is_better(new: Scores, current: Scores | None) -> bool:
+    """Tell whether a model deserves to replace another: it must beat the prior, and the current model's score."""
+    if new.lowo_mape is None or new.prior_mape is None or new.lowo_mape > new.prior_mape:
+        return False
+    return current is None or current.lowo_mape is None or new.lowo_mape < current.lowo_mape
+
+
+def train_state(
+    state: Path, host: HostTraits, *, only_if_better: bool, progress: Callable[[float, str], None] | None = None
+) -> dict[str, Any]:
+    """Train on what a state folder holds, store the model, activate it (if better); gives the outcome as plain data."""
+    registry = ModelRegistry(state / "models")
+    notes: list[str] = []
+    profiles = ProfileStore(state / "profiles").load_all(on_damaged=lambda error: notes.append(str(error)))
+    model = train(ObservationStore(state / "observations.jsonl").load(), profiles, host, progress=progress)
+    current: Scores | None = None
+    try:
+        current = registry.active().manifest.scores
+    except ModelDamaged as error:
+        notes.append(str(error))  # anything sound replaces it
+    except ModelMissing:
+        pass  # the first model
+    model_id = registry.save(model)
+    activated = not only_if_better or is_better(model.manifest.scores, current)
+    if activated:
+        registry.activate(model_id)
+    else:
+        notes.append("not activated: it does not beat the prior and the current model on held-out workloads")
+    manifest = model.manifest
+    return {
+        "id": model_id,
+        "activated": activated,
+        "observations": manifest.observations,
+        "workloads": manifest.workloads,
+        "scores": asdict(manifest.scores),
+        "interval_factor": math.exp(manifest.half_width_log),
+        "interval_rule": manifest.interval_rule,
+        "notes": notes,
+    }
+
+
+def _usable(observations: Sequence[Observation], profiles: Mapping[str, WorkloadProfile], host: HostTraits) -> _Data:
+    single = [one for one in observations if len(one.aggressors) == 1 and one.host_fingerprint == host.fingerprint]
+    usable = [one for one in single if one.victim in profiles and one.aggressors[0] in profiles]
+    workloads = {name for one in usable for name in (one.victim, *one.aggressors)}
+    if len(usable) < LEAST_OBSERVATIONS or len(workloads) < LEAST_WORKLOADS:
+        raise TrainingImpossible(
+            f"{len(usable)} usable observations of {len(workloads)} workloads; at least {LEAST_OBSERVATIONS} of "
+            f"{LEAST_WORKLOADS} are needed. Of {len(observations)} stored, {len(single)} are pairs of this class "
+            f"of host ({host.fingerprint}), and {len(single) - len(usable)} of those name a workload without profile. "
+            f"Profile the workloads (`cotenant profile`) and measure pairs, or report observations"
+        )
+    pairs = [(profiles[one.victim], profiles[one.aggressors[0]], one.relations[0]) for one in usable]
+    spread = np.array([math.nan if one.spread is None else max(one.spread, _LEAST_SPREAD) for one in usable])
+    variance = np.where(np.isnan(spread), _ASSUMED_SPREAD**2, spread**2 / [max(1, one.repetitions) for one in usable])
+    # what the features cannot explain is never smaller than this, so no single cell may dominate
+    weight = 1.0 / (variance + _ASSUMED_SPREAD**2)
+    return _Data(
+        rows=np.stack([pair_row(*pair, host) for pair in pairs]),
+        margin=np.log([prior(*pair, host).slowdown for pair in pairs]).astype(np.float32),
+        target=np.log([one.slowdown for one in usable]).astype(np.float32),
+        weight=(weight / weight.mean()).astype(np.float32),
+        spread=spread,
+        victims=tuple(one.victim for one in usable),
+        aggressors=tuple(one.aggressors[0] for one in usable),
+    )
+
+
+def _fit(data: _Data, kept: NDArray[np.bool_], seed: int) -> xgboost.Booster:
+    matrix = xgboost.DMatrix(
+        data.rows[kept],
+        label=data.target[kept],
+        weight=data.weight[kept],
+        base_margin=data.margin[kept],
+        feature_names=list(FEATURE_NAMES),
+        nthread=1,
+    )
+    return xgboost.train({**_PARAMETERS, "seed": seed}, matrix, _ROUNDS)
+
+
+def _predict(booster: xgboost.Booster, rows: NDArray[np.float32], margin: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.asarray(booster.inplace_predict(rows, base_margin=margin, validate_features=False), dtype=np.float64)
+
+
+def _hold_out(data: _Data, kept: NDArray[np.bool_], seed: int) -> _HeldOut:
+    out = ~kept
+    target = data.target[out].astype(np.float64)
+    booster = _fit(data, kept, seed)
+    predicted = booster.inplace_predict(data.rows[out], base_margin=data.margin[out], validate_features=False)
+    return _HeldOut(
+        index=np.flatnonzero(out),
+        model=np.asarray(predicted, np.float64) - target,
+        prior=data.margin[out] - target,
+        constant=float(np.median(data.target[kept])) - target,
+    )
+
+
+def _worst_residuals(rounds: Sequence[_HeldOut]) -> NDArray[np.float64]:
+    """Give one |residual| per observation: a pair is held out once for each of its sides, the worse one counts."""
+    worst: dict[int, float] = {}
+    for one in rounds:
+        for index, residual in zip(one.index.tolist(), np.abs(one.model).tolist(), strict=True):
+            worst[index] = max(worst.get(index, 0.0), residual)
+    return np.array(list(worst.values()), dtype=np.float64)
+
+
+def _mape(residuals: Sequence[NDArray[np.float64]]) -> float | None:
+    """Median of |predicted SF / measured SF - 1| over everything held out; None when nothing could be."""
+    return float(np.median(np.abs(np.expm1(np.concatenate(residuals))))) if residuals else None
+
+
+def _noise_floor(spread: NDArray[np.float64]) -> float | None:
+    """Median relative error a perfect prediction of one repetition would still show (0.674 sigma of log SF)."""
+    return float(np.expm1(0.6745 * np.nanmedian(spread))) if np.isfinite(spread).any() else None
+
+
+def _interval(residuals: NDArray[np.float64]) -> tuple[float, str]:
+    """Give the half width of log SF by split conformal prediction on held-out workloads, and the rule used."""
+    count = len(residuals)
+    rank = math.ceil((count + 1) * COVERAGE)  # finite-sample correction: the ceil((n+1) coverage)-th smallest
+    if rank <= count and count > 0:
+        return float(np.sort(residuals)[rank - 1]), f"conformal {COVERAGE:.0%} on {count} held-out observations"
+    if count == 0:
+        return math.log(_BLIND_FACTOR), f"assumed factor {_BLIND_FACTOR:g}: nothing could be held out"
+    width = 1.5 * float(residuals.max())
+    return max(width, math.log(1.1)), f"1.5 times the largest of only {count} held-out residuals ({rank} are needed)"
+
+
+def _ranges(rows: NDArray[np.float32]) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
+    low, high = [], []
+    for column in rows.T:
+        known = column[~np.isnan(column)]
+        low.append(float(known.min()) if known.size else None)
+        high.append(float(known.max()) if known.size else None)
+    return tuple(low), tuple(high)
+
+
+def _data_hash(data: _Data) -> str:
+    digest = hashlib.sha256()
+    for part in (data.rows, data.margin, data.target, data.weight):
+        digest.update(np.nan_to_num(part, nan=-1e30).tobytes())
+    return digest.hexdigest()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as a child process: the result on standard output, the reason of a failure on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m profiler.training", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--state", type=Path, default=default_state())
+    parser.add_argument("--only-if-better", action="store_true")
+    chosen = parser.parse_args(arguments)
+    try:
+        result = train_state(chosen.state, host_traits(read_topology()), only_if_better=chosen.only_if_better)
+    except ProfilerError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
