@@ -77,8 +77,8 @@ def _fair_share_factor(demand_v: float, demand_a: float) -> float:
     """Slow the victim to what max-min fairness leaves it of a resource of size 1; NaN if a demand is unknown."""
     if math.isnan(demand_v) or math.isnan(demand_a):
         return math.nan
-    fair = max(0.5, 1.0 - demand_a)
-    return max(1.0, demand_v / fair)
+    fair = max(0.5, 1.0 - min(1.0, demand_a))
+    return max(1.0, min(1.0, demand_v) / fair)
 
 
 def _probed_cache_excess(victim: WorkloadProfile | None, aggressor: WorkloadProfile | None) -> float:

@@ -180,6 +180,8 @@ class ModelRegistry:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise ModelDamaged(_advice(file, f"cannot be read: {where}: {first['msg']}")) from error
+        if problem := _problem(manifest):
+            raise ModelDamaged(_advice(file, problem))
         if manifest.id != model_id:
             raise ModelDamaged(_advice(file, f"belongs to model {manifest.id!r}"))
         return manifest
@@ -227,6 +229,18 @@ def _from_stored(stored: _Stored) -> Manifest:
     fields: dict[str, Any] = {name: getattr(stored, name) for name in _Stored.model_fields}
     fields["scores"] = Scores(**stored.scores.model_dump())
     return Manifest(**fields)
+
+
+def _problem(manifest: Manifest) -> str:
+    """Say what is wrong with the manifest's numbers; empty when nothing is."""
+    if manifest.schema_version != MANIFEST_SCHEMA_VERSION:
+        return f"schema_version is {manifest.schema_version}, this version reads {MANIFEST_SCHEMA_VERSION}"
+    if not 0 <= manifest.half_width_log <= 10:
+        return f"half_width_log is {manifest.half_width_log}, must be 0 to 10"
+    for field in ("training_low", "training_high"):
+        if manifest.feature_names == FEATURE_NAMES and len(getattr(manifest, field)) != len(FEATURE_NAMES):
+            return f"{field} has {len(getattr(manifest, field))} values for {len(FEATURE_NAMES)} features"
+    return ""
 
 
 def _smoke_test(file: Path, forest: Forest) -> None:

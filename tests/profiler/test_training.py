@@ -1,0 +1,231 @@
+"""Training: learns what the prior leaves over, holds out whole workloads, and says when data are too few."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isolation.topology import read_topology
+from profiler.errors import TrainingImpossible
+from profiler.features import FEATURE_NAMES
+from profiler.host import host_traits
+from profiler.prediction import PairModel
+from profiler.records import Observation
+from profiler.registry import ModelRegistry, Scores
+from profiler.store import ObservationStore, ProfileStore
+from profiler.training import is_better, train, train_state
+from tests.fakes.measurements import made_up_observations, made_up_profiles
+from tests.fakes.profiles import APART, HOST, SAME_CPU, SAME_LLC, profile_of
+
+PROFILES = made_up_profiles()
+OBSERVATIONS = made_up_observations(PROFILES)
+TRAINED = train(OBSERVATIONS, PROFILES, HOST, created_unix_s=1e9)
+
+
+def stored(tmp_path: Path) -> PairModel:
+    registry = ModelRegistry(tmp_path / "models")
+    return PairModel(registry.activate(registry.save(TRAINED)), HOST)
+
+
+def test_the_model_beats_prior_and_constant_on_workloads_it_never_saw() -> None:
+    scores = TRAINED.manifest.scores
+
+    assert scores.lowo_mape is not None
+    assert scores.prior_mape is not None
+    assert scores.constant_mape is not None
+    assert scores.lowo_mape < 0.5 * scores.prior_mape
+    assert scores.lowo_mape < 0.5 * scores.constant_mape
+    assert scores.noise_floor == pytest.approx(math.expm1(0.6745 * 0.02))
+
+
+def test_the_same_data_give_the_same_model() -> None:
+    again = train(OBSERVATIONS, PROFILES, HOST, created_unix_s=1e9)
+
+    assert again.model_json == TRAINED.model_json
+    assert again.manifest == TRAINED.manifest
+
+
+def test_estimates_follow_the_measurements(tmp_path: Path) -> None:
+    model = stored(tmp_path)
+    estimates = model.estimate(
+        [(PROFILES[one.victim], PROFILES[one.aggressors[0]], one.relations[0]) for one in OBSERVATIONS]
+    )
+
+    errors = [abs(est.slowdown / obs.slowdown - 1) for est, obs in zip(estimates, OBSERVATIONS, strict=True)]
+    inside = [est.lower <= obs.slowdown <= est.upper for est, obs in zip(estimates, OBSERVATIONS, strict=True)]
+
+    assert np.median(errors) < 0.05
+    assert np.mean(inside) >= 0.9
+    assert not any(est.far_from_training for est in estimates)
+
+
+def test_an_estimate_is_the_product_of_its_parts(tmp_path: Path) -> None:
+    for model in (stored(tmp_path), PairModel(None, HOST)):
+        (estimate,) = model.estimate([(PROFILES["w5"], PROFILES["w4"], SAME_LLC)])
+        parts = estimate.time_sharing * estimate.smt * estimate.cache * estimate.bandwidth
+
+        assert estimate.prior == pytest.approx(parts)
+        assert estimate.slowdown == pytest.approx(parts * estimate.learned, rel=1e-5)
+        assert estimate.lower < estimate.slowdown < estimate.upper
+
+
+def test_without_a_model_the_prior_answers_with_a_wide_interval() -> None:
+    (estimate,) = PairModel(None, HOST).estimate([(None, None, SAME_CPU)])
+
+    assert estimate.learned == 1.0
+    assert estimate.slowdown == pytest.approx(2.0)
+    assert estimate.lower == pytest.approx(2 / 1.5)
+    assert estimate.upper == pytest.approx(3.0)
+    assert PairModel(None, HOST).estimate([]) == []
+
+
+def test_strangers_are_marked_far_from_training(tmp_path: Path) -> None:
+    model = stored(tmp_path)
+    known = PROFILES["w1"]
+    stranger = profile_of("stranger", cpu_utilisation_ratio=0.5, rss_bytes=1e12, kv_bytes=1e9)
+    pairs = [(known, known, SAME_CPU), (stranger, known, SAME_CPU), (known, None, SAME_CPU), (known, known, APART)]
+
+    assert [one.far_from_training for one in model.estimate(pairs)] == [False, True, True, True]
+
+
+def test_a_model_of_another_host_is_far_from_everything(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path)
+    loaded = registry.activate(registry.save(TRAINED))
+
+    (estimate,) = PairModel(loaded, replace(HOST, fingerprint="other")).estimate([(PROFILES["w1"],) * 2 + (SAME_CPU,)])
+
+    assert estimate.far_from_training
+
+
+def test_more_pressure_never_helps_whatever_was_measured(tmp_path: Path) -> None:
+    upside_down = [replace(one, slowdown=20 / one.slowdown) for one in OBSERVATIONS]
+    registry = ModelRegistry(tmp_path)
+    model = PairModel(registry.activate(registry.save(train(upside_down, PROFILES, HOST))), HOST)
+    levels = [
+        profile_of("a", cpu_utilisation_ratio=1.0, cache_pressure_ratio=float(p), rss_bytes=1e6)
+        for p in np.linspace(0, 1, 21)
+    ]
+
+    slowdowns = [one.slowdown for one in model.estimate([(PROFILES["w3"], level, SAME_LLC) for level in levels])]
+
+    assert slowdowns == sorted(slowdowns)
+
+
+def test_few_held_out_observations_widen_the_interval_and_say_so() -> None:
+    two = {name: PROFILES[name] for name in ("w0", "w5")}
+    few = [one for one in OBSERVATIONS if {one.victim, *one.aggressors} <= set(two)]
+
+    manifest = train(few, two, HOST).manifest
+
+    assert "of only 8 held-out residuals (9 are needed)" in manifest.interval_rule
+    assert manifest.half_width_log >= math.log(1.1)
+    assert "conformal 90% on 72" in TRAINED.manifest.interval_rule
+
+
+def test_when_nothing_can_be_held_out_there_is_no_score() -> None:
+    one_pair = [one for one in OBSERVATIONS if (one.victim, *one.aggressors) in {("w0", "w5"), ("w5", "w0")}]
+
+    manifest = train(one_pair, PROFILES, HOST).manifest
+
+    assert manifest.scores.lowo_mape is None
+    assert "nothing could be held out" in manifest.interval_rule
+    assert not is_better(manifest.scores, None)
+
+
+@pytest.mark.parametrize(
+    ("observations", "message"),
+    [
+        ([], "0 usable observations of 0 workloads"),
+        (OBSERVATIONS[:3], "3 usable observations"),
+        (
+            [one for one in OBSERVATIONS if one.victim == one.aggressors[0] == "w0"] * 3,
+            "6 usable observations of 1 workloads",
+        ),
+        ([replace(one, host_fingerprint="other") for one in OBSERVATIONS], "Of 72 stored, 0 are pairs"),
+        ([replace(one, victim="unknown") for one in OBSERVATIONS], "72 of those name a workload without profile"),
+        ([replace(one, aggressors=("w0", "w1"), relations=(SAME_CPU,) * 2) for one in OBSERVATIONS], "0 are pairs"),
+    ],
+)
+def test_too_little_data_is_counted(observations: list[Observation], message: str) -> None:
+    with pytest.raises(TrainingImpossible, match=message):
+        train(observations, PROFILES, HOST)
+
+
+def test_a_model_must_beat_the_prior_and_the_current_one() -> None:
+    good = Scores(lowo_mape=0.1, prior_mape=0.2)
+
+    assert is_better(good, None)
+    assert is_better(good, Scores(lowo_mape=0.15, prior_mape=0.2))
+    assert not is_better(good, Scores(lowo_mape=0.05, prior_mape=0.2))
+    assert not is_better(Scores(lowo_mape=0.3, prior_mape=0.2), None)
+    assert not is_better(Scores(), None)
+
+
+def fill(state: Path, fingerprint: str) -> None:
+    store = ProfileStore(state / "profiles")
+    for profile in PROFILES.values():
+        store.save(profile)
+    ObservationStore(state / "observations.jsonl").append(
+        [replace(o, host_fingerprint=fingerprint) for o in OBSERVATIONS]
+    )
+
+
+def test_training_a_state_folder_activates_the_first_model_and_only_better_ones_later(tmp_path: Path) -> None:
+    fill(tmp_path, HOST.fingerprint)
+    steps: list[float] = []
+
+    first = train_state(tmp_path, HOST, only_if_better=True, progress=lambda share, _stage: steps.append(share))
+    second = train_state(tmp_path, HOST, only_if_better=True)
+
+    assert first["activated"]
+    assert not second["activated"]
+    assert ModelRegistry(tmp_path / "models").active_id() == first["id"]
+    assert steps == sorted(steps)
+    assert steps[-1] == 1.0
+
+
+def test_a_child_process_trains_and_prints_one_line_of_json(tmp_path: Path) -> None:
+    fill(tmp_path, host_traits(read_topology()).fingerprint)
+    command = [sys.executable, "-m", "profiler.training", "--state", str(tmp_path)]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    result = json.loads(done.stdout)
+    assert ModelRegistry(tmp_path / "models").active().manifest.id == result["id"]
+    assert result["scores"]["lowo_mape"] < result["scores"]["prior_mape"]
+
+
+def test_a_child_process_that_cannot_train_says_why(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "profiler.training", "--state", str(tmp_path)]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "0 usable observations" in done.stderr
+
+
+def test_predicting_does_not_import_xgboost() -> None:
+    code = (
+        "import sys, profiler.prediction, profiler.registry, profiler.collector\n"
+        "print({'xgboost', 'sklearn'} & set(sys.modules))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+
+    assert done.stdout.strip() == "set()"
+
+
+def test_every_feature_has_a_training_range() -> None:
+    assert len(TRAINED.manifest.training_low) == len(TRAINED.manifest.training_high) == len(FEATURE_NAMES)
+    assert TRAINED.manifest.training_low[FEATURE_NAMES.index("v_ipc")] is None
+    assert TRAINED.manifest.training_high[FEATURE_NAMES.index("same_cpu")] == 1.0
