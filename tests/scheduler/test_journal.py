@@ -1,0 +1,116 @@
+"""The journal keeps what it promised, bounded, and refuses files it does not understand."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from scheduler.errors import JournalFailed, StateRefused
+from scheduler.journal import Entry, Journal
+
+
+def entry(name: str = "web", *, state: str = "APPLYING", request_id: str = "r1") -> Entry:
+    return Entry(name=name, state=state, record=b"\x00\xff", target="{}", undo="{}", boot_id="b", request_id=request_id)
+
+
+def test_an_intent_survives_without_close(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    journal.intend(entry(), b"digest")
+
+    again = Journal(tmp_path / "j.db")
+
+    assert (entry(),) == again.entries()
+    assert again.answered("r1") == (b"digest", None)
+
+
+def test_settling_answers_the_request_and_tells_an_event(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    journal.intend(entry(), b"digest")
+    journal.settle(entry(state="ACTIVE"), b"answer", (1.5, "placed", "on 0"))
+
+    assert [one.state for one in journal.entries()] == ["ACTIVE"]
+    assert journal.answered("r1") == (b"digest", b"answer")
+    assert [(one.kind, one.workload, one.detail, one.time_unix_s) for one in journal.events(0, 10)] == [
+        ("placed", "web", "on 0", 1.5)
+    ]
+
+
+def test_forgetting_an_intent_lets_the_request_run_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    journal.intend(entry(), b"digest")
+    journal.forget("web", "r1", (1.0, "refused", "kernel said no"))
+
+    assert journal.entries() == ()
+    assert journal.answered("r1") is None
+
+
+def test_events_and_requests_are_bounded(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    with sqlite3.connect(tmp_path / "j.db") as other:
+        other.executemany(
+            "INSERT INTO events (time_unix_s, kind, workload, detail) VALUES (0, 'k', 'w', ?)",
+            [(str(i),) for i in range(12_000)],
+        )
+    other.close()
+    journal.event("w", 0.0, "k", "last")
+
+    found = journal.events(0, 100_000)
+    assert len(found) == 10_000
+    assert found[-1].detail == "last"
+
+
+def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    path.write_bytes(b"not a database" * 100)
+
+    with pytest.raises(StateRefused, match="Move the file aside"):
+        Journal(path)
+
+    assert path.read_bytes() == b"not a database" * 100
+
+
+def test_a_zero_length_journal_is_not_a_fresh_install(tmp_path: Path) -> None:
+    (tmp_path / "j.db").touch()
+
+    with pytest.raises(StateRefused, match="schema version 0"):
+        Journal(tmp_path / "j.db")
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    Journal(tmp_path / "j.db").close()
+    with sqlite3.connect(tmp_path / "j.db") as other:
+        other.execute("PRAGMA user_version=2")
+    other.close()
+
+    with pytest.raises(StateRefused, match="schema version 2"):
+        Journal(tmp_path / "j.db")
+
+
+def test_a_failed_save_is_an_error_and_saves_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    journal.intend(entry("before"), b"d")
+    other = sqlite3.connect(tmp_path / "j.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # a stranger holds the write lock: SQLITE_BUSY after sqlite's own waiting
+    journal._db.execute("PRAGMA busy_timeout=50")
+
+    with pytest.raises(JournalFailed, match="'web'"):
+        journal.intend(entry(), b"digest")
+
+    other.execute("ROLLBACK")
+    other.close()
+    assert [one.name for one in journal.entries()] == ["before"]
+
+
+def test_the_journal_is_private(tmp_path: Path) -> None:
+    Journal(tmp_path / "j.db")
+
+    assert (tmp_path / "j.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_fact_keeps_its_first_value(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+
+    assert journal.bind("machine_id", "one") == "one"
+    assert journal.bind("machine_id", "two") == "one"
