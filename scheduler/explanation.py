@@ -1,0 +1,150 @@
+"""Why a CPU set was chosen, or none: scores put into records and sentences. Pure."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+
+from profiler.records import SlowdownEstimate
+from scheduler.bounds import Limit
+from scheduler.placement import Candidate, Contribution, PredictedSlowdown, WorkloadRequest
+from scheduler.predictor import together
+from scheduler.scoring import UNSEEN, Effect, Score, prediction
+
+LISTED = 8  # candidates in an explanation
+_LISTED_RESIDENTS = 4  # residents per listed candidate, worst hit first
+_LISTED_CONTRIBUTIONS = 12
+_LISTED_NOTES = 3
+
+
+def reasons(found: Score, request: WorkloadRequest, limit: Limit) -> str:
+    """Name every kind of bound a candidate breaks; empty when it breaks none."""
+    said = []
+    if found.own_breach:
+        said.append(limit.says(request.name, found.upper))
+    if found.worst is not None:
+        said.append(_resident_bound(found.worst))
+    return "; ".join(said)
+
+
+def refusal(nearest: Score, request: WorkloadRequest, limit: Limit, considered: int) -> str:
+    """Say which bound stands in the way where it is nearest to being kept, and what the caller can do."""
+    best_effort = (
+        "" if nearest.worst is not None else ", or allow best effort"
+    )  # a caller can give up only its own bound
+    sets = "the only CPU set" if considered == 1 else f"each of {considered} CPU sets"
+    return (
+        f"no place for {request.name!r} ({request.cpus} CPUs): {sets} breaks a bound; nearest is {cpus_word(nearest)}, "
+        f"where {reasons(nearest, request, limit)}. Raise the bound, ask for fewer CPUs, or release a "
+        f"neighbour{best_effort}"
+    )
+
+
+def predictions(found: Score, request: WorkloadRequest) -> tuple[PredictedSlowdown, ...]:
+    """Give the newcomer's prediction and that of every resident it shares anything with."""
+    return (_newcomer(found, request), *(one for effect in found.effects for one in effect.predictions))
+
+
+def candidate(found: Score, request: WorkloadRequest, limit: Limit) -> Candidate:
+    """Record one CPU set, with the residents it hits worst."""
+    reason = reasons(found, request, limit)
+    hit = heapq.nlargest(_LISTED_RESIDENTS, found.effects, key=lambda effect: (effect.breach, effect.cost))
+    residents = [one for effect in hit for one in effect.predictions[:_LISTED_RESIDENTS]]
+    return Candidate(
+        cpus=found.choice.cpus,
+        cost=found.cost,
+        feasible=not reason,
+        reason=reason,
+        predictions=(_newcomer(found, request), *residents[:_LISTED_RESIDENTS]),
+    )
+
+
+def contributions(found: Score) -> tuple[Contribution, ...]:
+    """Take the newcomer's slowdown apart: largest factors first; those of one aggressor multiply."""
+    parts = [
+        (abs(math.log(factor)), position, cause, factor)
+        for position, (estimate, _) in enumerate(found.neighbours)
+        for cause, factor in _causes(estimate)
+        if abs(factor - 1.0) >= UNSEEN
+    ]
+    parts.sort(key=lambda part: (-part[0], part[1], part[2]))
+    listed: list[Contribution] = []
+    for _, position, cause, factor in parts[:_LISTED_CONTRIBUTIONS]:
+        room = _LISTED_CONTRIBUTIONS - len(listed)
+        members = found.effects[position].standing.group.members[:room]
+        listed += [Contribution(aggressor=name, cause=cause, factor=factor) for name in members]
+    return tuple(listed)
+
+
+def summary(
+    found: Score,
+    request: WorkloadRequest,
+    limit: Limit,
+    *,
+    considered: int,
+    decided_by: str,
+    parts: Sequence[Contribution],
+) -> str:
+    """Say in one sentence where it goes, what that costs whom, and what decided; bounds nobody could judge follow."""
+    felt = together(found.neighbours)
+    said = [f"{request.name} goes to {cpus_word(found)}: "]
+    if found.neighbours:
+        said.append(
+            f"there it is predicted to take {felt.slowdown:.2f}x ({felt.lower:.2f}-{felt.upper:.2f}) as long as alone"
+        )
+        said.append(f", most of it {parts[0].cause} with {parts[0].aggressor}" if parts else "")
+        said.append(_worst_hit(found))
+    else:
+        said.append("nobody there shares anything with it")
+    said.append("; no other CPU set differs" if considered == 1 else f"; best of {considered} CPU sets by {decided_by}")
+    if found.own_breach:
+        said.append(f"; best effort, because its bound cannot be kept: {limit.says(request.name, found.upper)}")
+    notes = [f"{bound} of {request.name!r}" for bound in limit.unjudged]
+    notes += [
+        f"{bound} of {effect.standing.group.members[0]!r}"
+        for effect in found.effects
+        for bound in effect.standing.limit.unjudged
+    ]
+    if notes:
+        more = f" and {len(notes) - _LISTED_NOTES} more" if len(notes) > _LISTED_NOTES else ""
+        said.append(f"; not judged: {', '.join(notes[:_LISTED_NOTES])}{more}")
+    return "".join(said) + "."
+
+
+def cpus_word(found: Score) -> str:
+    """Write "CPU 1" or "CPUs 0-3"."""
+    return f"CPU{'s' if len(found.choice.cpus) > 1 else ''} {found.choice.cpus}"
+
+
+def _worst_hit(found: Score) -> str:
+    def rise(effect: Effect) -> float:
+        return effect.after.slowdown / effect.standing.present.slowdown
+
+    worst = max(found.effects, key=rise)
+    if rise(worst) < 1.0 + UNSEEN:
+        return "; no neighbour is slowed"
+    before, after = worst.standing.present.slowdown, worst.after.slowdown
+    return f"; hit worst is {worst.standing.group.members[0]}, from {before:.2f}x to {after:.2f}x"
+
+
+def _resident_bound(effect: Effect) -> str:
+    standing = effect.standing
+    text = standing.limit.says(standing.group.members[0], effect.after.upper)
+    if standing.limit.broken(standing.present.upper):
+        text += f" (at {standing.present.upper:.2f}x it is over already and must not get worse)"
+    return text
+
+
+def _causes(estimate: SlowdownEstimate) -> tuple[tuple[str, float], ...]:
+    return (
+        ("time_sharing", estimate.time_sharing),
+        ("smt", estimate.smt),
+        ("cache", estimate.cache),
+        ("bandwidth", estimate.bandwidth),
+        ("learned", estimate.learned),
+    )
+
+
+def _newcomer(found: Score, request: WorkloadRequest) -> PredictedSlowdown:
+    return prediction(request.name, together(found.neighbours))

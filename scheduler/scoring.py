@@ -1,0 +1,218 @@
+"""What each CPU set would cost: newcomer and residents, in both directions, from one batch of predictions. Pure.
+
+Cost = sum over workloads of weight * class factor * change of log slowdown, so that the planner minimises the weighted
+geometric mean of all slowdowns: halving one workload's speed costs as much whoever it is, crowds do not drown a few.
+Class factors: latency and service 4, collective 2, throughput 2, best effort 1: somebody waits for the first two.
+Predictions below 1 count as 1: a neighbour's gift is noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from profiler.composition import compose
+from profiler.records import SlowdownEstimate, WorkloadProfile
+from scheduler.bounds import Limit, limit_of
+from scheduler.candidates import Choice
+from scheduler.ledger import Group, Ledger
+from scheduler.placement import PredictedSlowdown, Slo, SloClass, WorkloadRequest
+from scheduler.predictor import ALONE, Composed, Pair, Predictor, together, upper_end
+
+CLASS_FACTOR: dict[SloClass, float] = {
+    SloClass.LATENCY: 4.0,
+    SloClass.SERVICE: 4.0,
+    SloClass.COLLECTIVE: 2.0,
+    SloClass.THROUGHPUT: 2.0,
+    SloClass.BEST_EFFORT: 1.0,
+}
+UNSEEN = 0.001  #: changes of a slowdown below this share count as none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How one group of residents fares now."""
+
+    group: Group
+    present: Composed
+    limit: Limit
+    share: float  #: of one member in the cost
+
+
+class Effect(NamedTuple):
+    """What a newcomer does to one group of residents."""
+
+    standing: Standing
+    after: Composed
+    cost: float  #: of all members together
+    breach: float  #: upper end over the highest value allowed; 0 = nobody's bound is broken by this
+    predictions: tuple[PredictedSlowdown, ...]  #: one per member
+
+
+class Score(NamedTuple):
+    """One CPU set judged."""
+
+    choice: Choice
+    cost: float
+    upper: float  #: newcomer's, all neighbours composed
+    neighbours: tuple[tuple[SlowdownEstimate, int], ...]  #: what the groups it meets do to it, and their sizes
+    effects: tuple[Effect, ...]  #: what it does to them
+    own_breach: float  #: newcomer's upper end over its limit; 0 = kept
+    worst: Effect | None  #: whose bound is broken worst
+
+
+class _Encounter:
+    """What a newcomer suffers from each group and does to it, by relation; filled as relations come up."""
+
+    def __init__(self, groups: int) -> None:
+        self.suffered: list[dict[int, tuple[SlowdownEstimate, int]]] = [{} for _ in range(groups)]
+        self.effects: list[dict[int, Effect]] = [{} for _ in range(groups)]
+
+
+def share(slo: Slo, weight: float) -> float:
+    """Give a workload's share in the cost."""
+    return weight * CLASS_FACTOR[slo.slo_class]
+
+
+def log_slowdown(slowdown: float) -> float:
+    """Give log SF, 0 for anything below 1."""
+    return math.log(slowdown) if slowdown > 1.0 else 0.0
+
+
+def standings(ledger: Ledger, predictor: Predictor) -> tuple[Standing, ...]:
+    """Say how everybody fares now; kept with the ledger as long as the predictor is the same."""
+    return ledger.derive(("standings", predictor), lambda: _standings(ledger, predictor))
+
+
+def total_cost(ledger: Ledger, predictor: Predictor) -> float:
+    """Sum up weight * class factor * log slowdown over all residents."""
+    return math.fsum(
+        one.share * len(one.group.members) * log_slowdown(one.present.slowdown) for one in standings(ledger, predictor)
+    )
+
+
+def score(
+    request: WorkloadRequest,
+    profile: WorkloadProfile | None,
+    choices: Sequence[Choice],
+    ledger: Ledger,
+    predictor: Predictor,
+) -> list[Score]:
+    """Judge every choice, in order; the choices must come from the same ledger."""
+    limit = limit_of(request.slo, profile)
+    own_share = share(request.slo, request.weight)
+    encounter = _encounter(profile, choices, ledger, predictor)
+    suffered, caused = encounter.suffered, encounter.effects
+    scores: list[Score] = []
+    for choice in choices:
+        neighbours = tuple([suffered[index][toward] for index, toward, _ in choice.meets])
+        effects = tuple([caused[index][back] for index, _, back in choice.meets])
+        slowdown, upper = _felt(neighbours)
+        worst = max(effects, key=_breach, default=None)
+        scores.append(
+            Score(
+                choice=choice,
+                cost=own_share * log_slowdown(slowdown) + math.fsum([effect.cost for effect in effects]),
+                upper=upper,
+                neighbours=neighbours,
+                effects=effects,
+                own_breach=upper / limit.allowed_sf if limit.broken(upper) else 0.0,
+                worst=worst if worst is not None and worst.breach > 0 else None,
+            )
+        )
+    return scores
+
+
+def prediction(workload: str, felt: Composed) -> PredictedSlowdown:
+    """Put a composed slowdown into the record of the answer."""
+    return PredictedSlowdown(
+        workload=workload,
+        slowdown=felt.slowdown,
+        lower=felt.lower,
+        upper=felt.upper,
+        prior=felt.prior,
+        far_from_training=felt.far_from_training,
+    )
+
+
+def _breach(effect: Effect) -> float:
+    return effect.breach
+
+
+def _felt(neighbours: Sequence[tuple[SlowdownEstimate, int]]) -> tuple[float, float]:
+    slowdowns: list[float] = []
+    for estimate, members in neighbours:
+        slowdowns += [estimate.slowdown] * members
+    slowdown = compose(slowdowns)
+    return slowdown, upper_end(slowdown, neighbours)
+
+
+def _encounter(
+    profile: WorkloadProfile | None, choices: Sequence[Choice], ledger: Ledger, predictor: Predictor
+) -> _Encounter:
+    """Make sure that every (group, relation) of the choices is predicted, the new ones in one batch."""
+    crowd = standings(ledger, predictor)
+    met = ledger.derive(("encounter", predictor, predictor.key(profile)), lambda: _Encounter(len(crowd)))
+    toward: dict[tuple[int, int], None] = {}
+    back: dict[tuple[int, int], None] = {}
+    for choice in choices:
+        for index, suffered, caused in choice.meets:
+            if suffered not in met.suffered[index]:
+                toward[index, suffered] = None
+            if caused not in met.effects[index]:
+                back[index, caused] = None
+    if not toward and not back:
+        return met
+    unpack = ledger.sharing.unpack
+    pairs: list[Pair] = [(profile, crowd[index].group.profile, unpack(code)) for index, code in toward]
+    pairs += [(crowd[index].group.profile, profile, unpack(code)) for index, code in back]
+    answers = iter(predictor.estimate_many(pairs))
+    for index, code in toward:
+        met.suffered[index][code] = (next(answers), len(crowd[index].group.members))
+    for index, code in back:
+        met.effects[index][code] = _effect(crowd[index], next(answers))
+    return met
+
+
+def _effect(standing: Standing, added: SlowdownEstimate) -> Effect:
+    present, limit, members = standing.present, standing.limit, standing.group.members
+    after = together(((present, 1), (added, 1))) if present is not ALONE else together(((added, 1),))
+    cost = standing.share * len(members) * (log_slowdown(after.slowdown) - log_slowdown(present.slowdown))
+    breach = 0.0
+    if limit.broken(present.upper):
+        # Over its bound already: it may stay, but not be made worse. A wider interval alone does not make it worse.
+        if after.slowdown > present.slowdown * (1.0 + UNSEEN):
+            breach = after.upper / limit.allowed_sf
+    elif limit.broken(after.upper):
+        breach = after.upper / limit.allowed_sf
+    return Effect(standing, after, cost, breach, tuple(prediction(name, after) for name in members))
+
+
+def _standings(ledger: Ledger, predictor: Predictor) -> tuple[Standing, ...]:
+    groups, code, unpack = ledger.groups, ledger.sharing.code, ledger.sharing.unpack
+    pairs: dict[tuple[int, int, int], Pair] = {}
+    beside: list[list[tuple[tuple[int, int, int], int]]] = []
+    kinds = [(predictor.key(group.profile), group.cpus.mask, len(group.members), group) for group in groups]
+    for victim_key, victim_mask, _, victim in kinds:
+        met: list[tuple[tuple[int, int, int], int]] = []
+        for key, mask, members, aggressor in kinds:
+            relation = code(victim_mask, mask)
+            count = members - (aggressor is victim)
+            if relation and count:
+                pair = (victim_key, key, relation)
+                if pair not in pairs:
+                    pairs[pair] = (victim.profile, aggressor.profile, unpack(relation))
+                met.append((pair, count))
+        beside.append(met)
+    found = dict(zip(pairs, predictor.estimate_many(list(pairs.values())), strict=True))
+    return tuple(
+        Standing(
+            group=group,
+            present=together((found[pair], count) for pair, count in met) if met else ALONE,
+            limit=limit_of(group.slo, group.profile),
+            share=share(group.slo, group.weight),
+        )
+        for group, met in zip(groups, beside, strict=True)
+    )
