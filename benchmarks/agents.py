@@ -160,11 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=positive_seconds, default=math.inf)
     given = parser.parse_args(arguments)
     kind = KINDS[given.kind]
+    stop = Stop(given.seconds)
+    stop.install()  # before the model is written: a signal must not leave half a file
     try:
         model = given.model or ensure_model(named_shape(given.shape))
         engine = Engine(model, threads=given.threads, context_tokens=kind.context_tokens)
-        stop = Stop(given.seconds)  # after loading: a model that loads slowly must not eat the measured time
-        stop.install()
+        stop.begin()
         try:
             run_agent(engine, kind, seed=given.seed, stop=stop, progress=ProgressWriter.from_environment())
         finally:

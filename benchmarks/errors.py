@@ -2,6 +2,8 @@
 
 BenchmarkError
 ├── WorkloadInvalid        an argument of a workload outside what it can do
+├── WorkloadSilent         a workload ended early or reported nothing
+├── DaemonSilent           the demonstration's own daemon did not start or ended
 ├── ScratchUnusable        the folder for a scratch file cannot be written
 ├── ShapeUnknown           no model shape of that name
 ├── ModelUnusable          a model file that is missing, damaged, or of a kind that cannot decode
@@ -21,6 +23,14 @@ class BenchmarkError(Exception):
 
 class WorkloadInvalid(BenchmarkError, ValueError):
     """An argument of a workload outside what it can do."""
+
+
+class WorkloadSilent(BenchmarkError):
+    """A workload ended early or reported nothing."""
+
+
+class DaemonSilent(BenchmarkError):
+    """The daemon started by a demonstration or benchmark did not start, or ended."""
 
 
 class ScratchUnusable(BenchmarkError):

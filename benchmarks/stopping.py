@@ -15,8 +15,13 @@ class Stop:
     """Asked in every loop of a workload; handlers are installed only by `install`."""
 
     def __init__(self, seconds: float = math.inf) -> None:
-        self._end_s = time.monotonic() + seconds
+        self._seconds = seconds
         self._signalled = False
+        self.begin()
+
+    def begin(self) -> None:
+        """Count the time from now: set-up must not eat into it."""
+        self._end_s = time.monotonic() + self._seconds
 
     def install(self) -> None:
         """Take SIGTERM and SIGINT as a wish to end; call in the main thread."""

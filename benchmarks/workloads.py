@@ -6,8 +6,11 @@ python -m benchmarks.workloads cpu|memory|latency|io [--bytes SIZE] [--seconds S
 from __future__ import annotations
 
 import argparse
+import errno
+import fcntl
 import hashlib
 import math
+import mmap
 import os
 import random
 import re
@@ -20,6 +23,7 @@ from typing import Any
 
 from benchmarks.errors import BenchmarkError, ScratchUnusable, WorkloadInvalid
 from benchmarks.stopping import Stop, positive_seconds
+from isolation.topology import read_topology
 from profiler.progress import ProgressWriter
 
 _LINE_BYTES = 64
@@ -122,21 +126,24 @@ def run_latency(options: Options, stop: Stop, progress: ProgressWriter) -> None:
 
 
 def run_io(options: Options, stop: Stop, progress: ProgressWriter) -> None:
-    """Write blocks, force each to the disk, drop it from the page cache, read it back."""
+    """Write blocks, force each to the disk, read it back from there; around the page cache where possible."""
     size_bytes = options.size_bytes or _IO_FILE_BYTES
     if size_bytes < _IO_BLOCK_BYTES:
         raise WorkloadInvalid(f"io: --bytes {size_bytes} is below one block of {_IO_BLOCK_BYTES} bytes")
-    block = random.Random(options.seed).randbytes(_IO_BLOCK_BYTES)  # noqa: S311 - any bytes do
+    written, read = (mmap.mmap(-1, _IO_BLOCK_BYTES) for _ in range(2))  # page-aligned, as O_DIRECT wants
+    written.write(random.Random(options.seed).randbytes(_IO_BLOCK_BYTES))  # noqa: S311 - any bytes do
     try:
         with tempfile.TemporaryFile(dir=options.folder, buffering=0) as file:  # no name: nothing can be left behind
             handle = file.fileno()
+            direct = _bypass_page_cache(handle)
             while True:
                 for start in range(0, size_bytes - _IO_BLOCK_BYTES + 1, _IO_BLOCK_BYTES):
-                    os.pwrite(handle, block, start)
+                    os.pwritev(handle, [written], start)
                     os.fdatasync(handle)
                     progress.add(_IO_BLOCK_BYTES)
-                    os.posix_fadvise(handle, start, _IO_BLOCK_BYTES, os.POSIX_FADV_DONTNEED)
-                    os.pread(handle, _IO_BLOCK_BYTES, start)
+                    if not direct:
+                        os.posix_fadvise(handle, start, _IO_BLOCK_BYTES, os.POSIX_FADV_DONTNEED)
+                    os.preadv(handle, [read], start)
                     progress.add(_IO_BLOCK_BYTES)
                     if stop.reached():
                         return
@@ -145,6 +152,17 @@ def run_io(options: Options, stop: Stop, progress: ProgressWriter) -> None:
             f"io: a scratch file of {size_bytes} bytes in {str(options.folder)!r} failed: {error}; "
             "name a writable folder on a disk with --folder"
         ) from error
+
+
+def _bypass_page_cache(handle: int) -> bool:
+    """Switch to O_DIRECT: copying through the page cache would take half a CPU, and waiting is the point here."""
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) | os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL: this file system cannot
+            raise
+        return False
+    return True
 
 
 KINDS: dict[str, Callable[[Options, Stop, ProgressWriter], None]] = {
@@ -185,18 +203,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def llc_bytes() -> int:
-    """Give the size of the last-level cache of a CPU we may use; a stated guess where the kernel hides it."""
-    cpu = min(os.sched_getaffinity(0))
-    sizes: dict[int, int] = {}
-    for index in Path(f"/sys/devices/system/cpu/cpu{cpu}/cache").glob("index*"):
-        try:
-            sizes[int((index / "level").read_text())] = parse_size((index / "size").read_text())
-        except (OSError, ValueError):
-            continue  # a virtual machine may leave a level blank; the next one may be whole
-    if not sizes:
-        sys.stderr.write(f"workload: cache size of CPU {cpu} is unknown, assuming {_ASSUMED_LLC_BYTES} bytes\n")
+    """Give the size of the largest last-level cache we may run in; a stated guess where the kernel hides it."""
+    topology = read_topology()
+    sizes = [domain.size_bytes for domain in topology.llc_domains if domain.cpus & topology.usable]
+    known = [size for size in sizes if size is not None]
+    if not known:
+        sys.stderr.write(
+            f"workload: the size of the last-level cache is unknown, assuming {_ASSUMED_LLC_BYTES} bytes\n"
+        )
         return _ASSUMED_LLC_BYTES
-    return sizes[max(sizes)]
+    return max(known)
 
 
 def _check_fits(wanted_bytes: int) -> None:
