@@ -37,7 +37,7 @@ MUTATIONS = frozenset(
 )
 
 
-class Border(grpc.ServerInterceptor[Any, Any]):
+class Border(grpc.ServerInterceptor):
     """Outermost: checks every request of ours against its rules, turns errors into status, counts and times calls."""
 
     def __init__(self, metrics: Metrics, *, read_only: bool) -> None:

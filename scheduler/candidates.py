@@ -42,6 +42,7 @@ class _Unit:
     """What is handed out as one piece: a CPU, or all CPUs of a core."""
 
     cpus: CpuSet
+    first: int  #: lowest CPU
     core: int
     turn: int  #: position among the units of its core
     cache: int
@@ -49,10 +50,6 @@ class _Unit:
     core_busy: int  #: residents on its core
     cache_busy: int  #: residents in its last-level cache
     occupants: tuple[int, ...]  #: groups of residents on it
-
-    @property
-    def first(self) -> int:
-        return next(iter(self.cpus))
 
 
 _Key = Callable[[_Unit], tuple[int, ...]]
@@ -198,6 +195,7 @@ def _units(ledger: Ledger, pool: CpuSet, whole_cores: bool) -> list[_Unit]:  # n
         units.append(
             _Unit(
                 cpus=CpuSet(mask),
+                first=(mask & -mask).bit_length() - 1,
                 core=cpu.core,
                 turn=turns[cpu.core],
                 cache=(near.llc & -near.llc).bit_length(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import signal
 import sys
@@ -34,9 +33,9 @@ from cotenant.v1 import (
 from isolation.capabilities import read_capabilities
 from isolation.enforcer import Enforcer, Mechanism
 from isolation.errors import IsolationError
-from isolation.topology import Topology, read_topology
+from isolation.topology import read_topology
 from profiler.errors import ProfilerError
-from profiler.records import HostTraits
+from profiler.host import host_traits
 from profiler.registry import ModelRegistry
 from profiler.store import ObservationStore, ProfileStore
 from scheduler.border import Border
@@ -134,29 +133,15 @@ class Daemon:
         self._operations = Operations(state=self.state, store=profiles, allowed_uids=uids)
         self._health = health.HealthServicer()
         self._stopping = threading.Event()
-        self._servicers = (
-            (
-                placement_pb2_grpc.add_PlacementServiceServicer_to_server,
-                PlacementServicer(self._controller, observations, self.topology, self.metrics),
-            ),
-            (
-                profile_pb2_grpc.add_ProfileServiceServicer_to_server,
-                ProfileServicer(self._controller, profiles, self._operations),
-            ),
-            (
-                model_pb2_grpc.add_ModelServiceServicer_to_server,
-                ModelServicer(self._controller, models, self._operations),
-            ),
-            (
-                host_pb2_grpc.add_HostServiceServicer_to_server,
-                HostServicer(
-                    self._controller,
-                    self.topology,
-                    read_capabilities(),
-                    mechanism=str(self.enforcer.mechanism),
-                    version=version("cotenant"),
-                ),
-            ),
+        self._placements = PlacementServicer(self._controller, observations, self.topology, self.metrics)
+        self._profiles = ProfileServicer(self._controller, profiles, self._operations)
+        self._models = ModelServicer(self._controller, models, self._operations)
+        self._host = HostServicer(
+            self._controller,
+            self.topology,
+            read_capabilities(),
+            mechanism=str(self.enforcer.mechanism),
+            daemon_version=version("cotenant"),
         )
         self._servers: list[grpc.Server] = []
         self._reconciling: threading.Thread | None = None
@@ -218,15 +203,17 @@ class Daemon:
     def _serve(self, path: Path, *, read_only: bool) -> grpc.Server:
         server = grpc.server(
             ThreadPoolExecutor(max_workers=self._settings.workers, thread_name_prefix="rpc"),
-            interceptors=(Border(self.metrics, read_only=read_only),),
+            interceptors=[Border(self.metrics, read_only=read_only)],
             maximum_concurrent_rpcs=_CONCURRENT_CALLS,
             options=(
                 ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
                 ("grpc.max_concurrent_streams", _CONCURRENT_CALLS),
             ),
         )
-        for add, servicer in self._servicers:
-            add(servicer, server)  # type: ignore[operator]
+        placement_pb2_grpc.add_PlacementServiceServicer_to_server(self._placements, server)
+        profile_pb2_grpc.add_ProfileServiceServicer_to_server(self._profiles, server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(self._models, server)
+        host_pb2_grpc.add_HostServiceServicer_to_server(self._host, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         earlier = os.umask(0o077)  # the socket's mode is its access control
@@ -250,16 +237,6 @@ class Daemon:
 
     def _count(self, state: str) -> float:
         return sum(one.state == state for one in self._viewer.current().placements.values())
-
-
-def host_traits(topology: Topology) -> HostTraits:
-    """Say of the host what prediction needs; bandwidth stays unknown until it is calibrated."""
-    sizes = [domain.size_bytes for domain in topology.llc_domains if domain.size_bytes]
-    return HostTraits(
-        fingerprint=topology.fingerprint,
-        llc_bytes=float(min(sizes)) if sizes else math.nan,
-        memory_bytes_per_s=math.nan,
-    )
 
 
 def serve(settings: Settings, *, checkpoint: Callable[[str], None] = lambda _label: None) -> None:

@@ -110,7 +110,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             request.WhichOneof("aggressor"), request.aggressor_name, request.aggressor_profile, "aggressor"
         )
         predictor = self._controller.view().predictor
-        estimate = predictor.estimate(victim, aggressor, wire.relation_from(request.relation))
+        (estimate,) = predictor.estimate_many([(victim, aggressor, wire.relation_from(request.relation))])
         return model_pb2.PredictSlowdownResponse(
             prediction=wire.estimate_to(victim.name, estimate),
             contributions=wire.contributions_to(aggressor.name, estimate),

@@ -26,7 +26,7 @@ class Metrics:
         )
         self._placements = Gauge("cotenant_placements", "Live placements, by state", ("state",), registry=self.registry)
 
-    def watch_placements(self, states: tuple[str, ...], count: Callable[[str], int]) -> None:
+    def watch_placements(self, states: tuple[str, ...], count: Callable[[str], float]) -> None:
         """Ask for the number of placements per state whenever metrics are read."""
         for state in states:
             self._placements.labels(state).set_function(lambda state=state: count(state))  # type: ignore[misc]

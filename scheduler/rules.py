@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from profiler.records import PROFILE_FEATURES
@@ -208,7 +207,7 @@ def check_request(message: Message) -> None:
 
 def _violations(message: Message, path: str) -> Iterable[Violation]:
     descriptor = message.DESCRIPTOR
-    for field in descriptor.fields:
+    for field in descriptor.fields:  # typed as one of two classes, by protobuf's backend
         rule = RULES[f"{descriptor.name}.{field.name}"]
         where = f"{path}{field.name}"
         value = getattr(message, field.name)
@@ -223,7 +222,7 @@ def _violations(message: Message, path: str) -> Iterable[Violation]:
             yield from _single(message, field, rule, where, value)
 
 
-def _repeated(field: FieldDescriptor, rule: Rule, where: str, items: list[Any]) -> Iterable[Violation]:
+def _repeated(field: Any, rule: Rule, where: str, items: list[Any]) -> Iterable[Violation]:
     if not rule.least <= len(items) <= rule.most:
         yield Violation(where, f"has {len(items)} items; allowed: {rule.least} to {rule.most}")
         return  # naming each of a million items would be an answer larger than the request
@@ -234,7 +233,7 @@ def _repeated(field: FieldDescriptor, rule: Rule, where: str, items: list[Any]) 
             yield Violation(f"{where}[{position}]", problem)
 
 
-def _single(message: Message, field: FieldDescriptor, rule: Rule, where: str, value: Any) -> Iterable[Violation]:
+def _single(message: Message, field: Any, rule: Rule, where: str, value: Any) -> Iterable[Violation]:
     if field.enum_type is not None and value not in field.enum_type.values_by_number:
         known = ", ".join(one.name for one in field.enum_type.values)
         yield Violation(where, f"{value} is not one of {known}")

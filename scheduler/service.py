@@ -164,13 +164,13 @@ class HostServicer(host_pb2_grpc.HostServiceServicer):
         capabilities: tuple[Capability, ...],
         *,
         mechanism: str,
-        v: str,
+        daemon_version: str,
     ) -> None:
         self._controller = controller
         self._topology = topology
         self._capabilities = capabilities
         self._mechanism = mechanism
-        self._version = v
+        self._version = daemon_version
 
     def GetHost(self, request: host_pb2.GetHostRequest, context: Ctx) -> host_pb2.GetHostResponse:
         """Shape, capabilities, and who sits where."""

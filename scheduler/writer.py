@@ -16,10 +16,8 @@ class Writer:
     """Runs jobs in order on one thread; a caller that stops waiting does not stop the job."""
 
     def __init__(self, *, waiting_limit: int = 64) -> None:
-        self._executor = ThreadPoolExecutor(
-            max_workers=1, thread_name_prefix="writer", initializer=lambda: setattr(self._here, "writing", True)
-        )
         self._here = threading.local()
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer", initializer=self._mark)
         self._slots = threading.BoundedSemaphore(waiting_limit)
         self._limit = waiting_limit
         self._closed = False
@@ -43,6 +41,9 @@ class Writer:
         if getattr(self._here, "writing", False):
             return job()
         return self.submit(job).result()
+
+    def _mark(self) -> None:
+        self._here.writing = True
 
     def close(self) -> None:
         """Refuse new jobs and wait for those queued."""
