@@ -1,0 +1,173 @@
+"""Confine processes thread by thread with their affinity masks: needs no cgroup and no privilege."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from isolation.cpuset import CpuSet
+from isolation.errors import ApplyFailed, ProcessGone
+from isolation.kernelfs import AffinityCalls, KernelFiles
+from isolation.process import ProcessIdentity, allowed_cpus, family, read_stat, threads
+from isolation.spec import IsolationSpec
+from isolation.steps import Steps, explain
+from isolation.undo import Applied, Drift, Mechanism, Released, ThreadState, Undo
+
+_PASSES = 10  #: as for groups
+
+
+class ThreadAffinity:
+    """Sets the mask of each thread; children and threads born later inherit it from their creator."""
+
+    def __init__(self, *, files: KernelFiles, affinity: AffinityCalls, proc_root: str) -> None:
+        self._files = files
+        self._affinity = affinity
+        self._proc = proc_root
+
+    def snapshot(self, processes: tuple[ProcessIdentity, ...]) -> Undo:
+        """Record the mask of every thread."""
+        found: dict[int, ThreadState] = {}
+        for process in processes:
+            mine = {state.tid: state for state in self._states((process,))}
+            if not mine:
+                raise ProcessGone(f"process {process.pid} ({process.comm!r}) has ended", pid=process.pid)
+            found |= mine
+        return Undo(mechanism=Mechanism.AFFINITY, group=None, threads=tuple(found.values()))
+
+    def place(
+        self,
+        processes: tuple[ProcessIdentity, ...],
+        spec: IsolationSpec,
+        undo: Undo,
+        steps: Steps,
+        *,
+        previous: IsolationSpec | None,
+    ) -> Applied:
+        """Set every thread that may run elsewhere, until a pass finds none; masks within the wish are left alone.
+
+        previous is the wish that held before: threads that carry exactly what it gave them get the new one, also when
+        that is wider.
+        """
+        done: set[tuple[int, int]] = set()
+        refused: dict[int, str] = {}
+        for _ in range(_PASSES):
+            waiting = [
+                (state, wanted)
+                for state in self._states(processes)
+                if state.tid not in refused
+                and state.cpus != (wanted := self._wanted(state, spec, undo))
+                and (not state.cpus <= spec.cpus or (previous and state.cpus == self._wanted(state, previous, undo)))
+            ]
+            if not waiting:
+                break
+            for state, wanted in waiting:
+                if (state.tid, state.starttime_ticks) in done:
+                    raise ApplyFailed(
+                        f"thread {state.tid} of process {state.pid} may run on {state.cpus} after it was put on"
+                        f" {wanted}: its cpuset allows no less, or somebody else changes it"
+                    )
+                done.add((state.tid, state.starttime_ticks))
+                self._set(state, wanted, steps, refused, named={process.pid for process in processes})
+        after = list(self._states(processes))
+        return Applied(
+            threads=sum(state.cpus <= spec.cpus for state in after),
+            narrowed=tuple(state.tid for state in after if state.cpus <= spec.cpus and state.cpus != spec.cpus),
+            missed=tuple(state.tid for state in after if not state.cpus <= spec.cpus),
+            writes=steps.writes,
+            mems_applied=spec.mems is None,
+        )
+
+    def verify(self, processes: tuple[ProcessIdentity, ...], spec: IsolationSpec) -> tuple[Drift, ...]:
+        """Compare every thread with the wish; changes nothing."""
+        return tuple(
+            Drift(tid=state.tid, expected=f"cpus {spec.cpus}", found=f"cpus {state.cpus}")
+            for state in self._states(processes)
+            if not state.cpus <= spec.cpus
+        )
+
+    def release(self, undo: Undo) -> Released:
+        """Give every thread its earlier mask; threads born since then get the one of their main thread.
+
+        A later thread that pinned itself, so that it differs from its main thread now, keeps what it chose.
+        """
+        left_over: list[str] = []
+        known = {state.tid: state for state in undo.threads}
+        pids = {pid for state in undo.threads for pid in family(state.pid, files=self._files, proc_root=self._proc)}
+        now = [state for pid in sorted(pids) for state in self._of_process(pid)]
+        for state in now:
+            earlier = known.get(state.tid)
+            if earlier is None or earlier.starttime_ticks != state.starttime_ticks:
+                main = self._nearest(state.pid, known)
+                if main is not None and state.cpus in {one.cpus for one in now if one.tid == main.tid}:
+                    left_over += self._restore(state, main.cpus)
+        restored = 0
+        for earlier in undo.threads:
+            stat = read_stat(earlier.tid, files=self._files, proc_root=f"{self._proc}/{earlier.pid}/task")
+            if stat is not None and stat.starttime_ticks == earlier.starttime_ticks:
+                restored += 1
+                left_over += self._restore(earlier, earlier.cpus)
+        return Released(restored=restored, gone=len(undo.threads) - restored, left_over=tuple(left_over))
+
+    def _states(self, processes: Iterable[ProcessIdentity]) -> Iterator[ThreadState]:
+        pids: dict[int, None] = {}
+        for process in processes:
+            pids.update((pid, None) for pid in family(process.pid, files=self._files, proc_root=self._proc))
+        for pid in pids:
+            yield from self._of_process(pid)
+
+    def _of_process(self, pid: int) -> Iterator[ThreadState]:
+        for thread in threads(pid, files=self._files, proc_root=self._proc):
+            cpus = allowed_cpus(pid, thread.tid, files=self._files, proc_root=self._proc)
+            if cpus is not None:
+                ticks = thread.starttime_ticks
+                yield ThreadState(tid=thread.tid, starttime_ticks=ticks, pid=pid, cgroup=None, cpus=cpus)
+
+    def _wanted(self, state: ThreadState, spec: IsolationSpec, undo: Undo) -> CpuSet:
+        """Cut the thread's own mask to the wish, as the kernel does for cpusets; nothing in common = the wish."""
+        known = {one.tid: one for one in undo.threads}
+        earlier = known.get(state.tid)
+        if earlier is None or earlier.starttime_ticks != state.starttime_ticks:
+            earlier = self._nearest(state.pid, known) or state
+        return earlier.cpus & spec.cpus or spec.cpus
+
+    def _nearest(self, pid: int, known: dict[int, ThreadState]) -> ThreadState | None:
+        """Return the earlier state of the process' main thread, or of its nearest recorded ancestor."""
+        seen: set[int] = set()
+        while pid > 1 and pid not in seen:
+            seen.add(pid)
+            if pid in known:
+                return known[pid]
+            stat = read_stat(pid, files=self._files, proc_root=self._proc)
+            pid = 0 if stat is None else stat.ppid
+        return None
+
+    def _set(
+        self, state: ThreadState, wanted: CpuSet, steps: Steps, refused: dict[int, str], *, named: set[int]
+    ) -> None:
+        try:
+            steps.do(
+                f"set thread {state.tid} of process {state.pid} to CPUs {wanted}",
+                partial(self._affinity.set, state.tid, wanted),
+                partial(self._affinity.set, state.tid, state.cpus),
+            )
+        except ProcessLookupError:  # it ended
+            return
+        except ApplyFailed as cause:
+            if state.pid in named or not isinstance(cause.__cause__, PermissionError):
+                raise
+            refused[state.tid] = str(cause)  # a descendant of another user: reported as missed
+
+    def _restore(self, state: ThreadState, cpus: CpuSet) -> list[str]:
+        now = allowed_cpus(state.pid, state.tid, files=self._files, proc_root=self._proc)
+        if now is None or now == cpus:
+            return []
+        try:
+            self._affinity.set(state.tid, cpus)
+        except ProcessLookupError:
+            return []
+        except OSError as cause:
+            return [f"thread {state.tid} of process {state.pid} could not get back CPUs {cpus}: {explain(cause)}"]
+        now = allowed_cpus(state.pid, state.tid, files=self._files, proc_root=self._proc)
+        return (
+            [] if now in {None, cpus} else [f"thread {state.tid} of process {state.pid} may run on {now}, not {cpus}"]
+        )

@@ -1,0 +1,279 @@
+"""Make wishes true in the kernel: apply, read back, undo on failure, restore on release. The one door to it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, assert_never
+
+from isolation.affinity import ThreadAffinity
+from isolation.cgroup import CpusetGroups, CpusetHierarchy, find_hierarchy
+from isolation.errors import (
+    ApplyFailed,
+    CgroupRefused,
+    CgroupVanished,
+    IsolationError,
+    MechanismMissing,
+    ProcessGone,
+    ProcessRefused,
+    ProcessReused,
+    SpecInvalid,
+    UndoFailed,
+)
+from isolation.existing_group import ExistingGroup
+from isolation.kernelfs import (
+    HOST_AFFINITY,
+    HOST_FILES,
+    HOST_HANDLES,
+    AffinityCalls,
+    KernelFiles,
+    ProcessHandles,
+)
+from isolation.moving import Mover
+from isolation.own_group import OwnGroup
+from isolation.process import ProcessIdentity, read_stat, still
+from isolation.spec import IsolationSpec
+from isolation.steps import Steps, explain
+from isolation.topology import Topology
+from isolation.undo import Applied, Drift, Mechanism, Released, Target, ThreadState, Undo
+
+__all__ = ["Applied", "Drift", "Enforcer", "Mechanism", "Released", "Target", "ThreadState", "Undo"]
+
+
+class _Held(NamedTuple):
+    processes: tuple[ProcessIdentity, ...]
+    handles: tuple[int, ...]
+
+
+class Enforcer:
+    """Confines targets to CPUs and memory nodes. Not for several threads at once: it has one caller, the writer.
+
+    Daemons with different prefixes share a host without touching each other's groups.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        files: KernelFiles,
+        affinity: AffinityCalls,
+        handles: ProcessHandles,
+        hierarchy: CpusetHierarchy | None,
+        mechanism: Mechanism,
+        prefix: str = "cotenant",
+        proc_root: str = "/proc",
+    ) -> None:
+        self.mechanism = mechanism
+        self._topology = topology
+        self._files = files
+        self._handles = handles
+        self._proc = proc_root
+        self._affinity = ThreadAffinity(files=files, affinity=affinity, proc_root=proc_root)
+        self._own: OwnGroup | None = None
+        self._existing: ExistingGroup | None = None
+        if mechanism is not Mechanism.AFFINITY:
+            if hierarchy is None or hierarchy.version != (1 if mechanism is Mechanism.CGROUP_V1 else 2):
+                raise MechanismMissing(f"{mechanism} needs a cpuset hierarchy of that version; found {hierarchy}")
+            groups = CpusetGroups(hierarchy, files=files, proc_root=proc_root)
+            mover = Mover(groups, files=files, affinity=affinity, proc_root=proc_root)
+            self._own = OwnGroup(groups, mover, prefix=prefix)
+            self._existing = ExistingGroup(groups, prefix=prefix, files=files, proc_root=proc_root)
+
+    @classmethod
+    def for_host(cls, topology: Topology, *, mechanism: Mechanism | None = None, prefix: str = "cotenant") -> Enforcer:
+        """Use this host's kernel: cpuset groups where we may write them, else affinity of own processes.
+
+        Raises MechanismMissing when a mechanism is demanded that is not there.
+        """
+        hierarchy = find_hierarchy()
+        usable = hierarchy is not None and hierarchy.refusal is None and os.access(hierarchy.mount, os.W_OK)
+        found = Mechanism.AFFINITY
+        if hierarchy is not None and usable:
+            found = Mechanism.CGROUP_V1 if hierarchy.version == 1 else Mechanism.CGROUP_V2
+        if mechanism is not None and mechanism not in {found, Mechanism.AFFINITY}:
+            if hierarchy is None:
+                why = "no cpuset controller is mounted"
+            elif usable:
+                why = f"cpusets are cgroup v{hierarchy.version} here"
+            else:
+                why = hierarchy.refusal or f"{hierarchy.mount!r} cannot be written; run as root"
+            raise MechanismMissing(f"mechanism {str(mechanism)!r} is not available: {why}")
+        if not hasattr(os, "sched_setaffinity"):
+            raise MechanismMissing("this system has neither cpuset cgroups nor sched_setaffinity; Linux is needed")
+        return cls(
+            topology,
+            files=HOST_FILES,
+            affinity=HOST_AFFINITY,
+            handles=HOST_HANDLES,
+            hierarchy=hierarchy if usable else None,
+            mechanism=mechanism or found,
+            prefix=prefix,
+        )
+
+    def snapshot(self, name: str, target: Target) -> Undo:
+        """Read everything that is needed to restore the exact state of now, before anything is written."""
+        with self._reading(f"record the state of {name!r}"), self._held(target, every=True) as held:
+            if target.cgroup_path is not None:
+                return self._existing_group().snapshot(target.cgroup_path)
+            found = held.processes
+            return self._own.snapshot(name, found) if self._own else self._affinity.snapshot(found)
+
+    def apply(
+        self, name: str, target: Target, spec: IsolationSpec, undo: Undo, *, previous: IsolationSpec | None = None
+    ) -> Applied:
+        """Confine the target and read it back; zero writes when it is so already.
+
+        previous is the wish that was applied last, if another one: only affinity needs it, to widen. Raises
+        ApplyFailed after everything was taken back, UndoFailed if that went wrong too, ProcessGone or ProcessReused
+        when no process of the target is left.
+        """
+        spec.check(self._topology)
+        with self._held(target, every=False) as held:
+            steps = Steps()
+            try:
+                if target.cgroup_path is not None:
+                    applied = self._existing_group().place(target.cgroup_path, spec, steps)
+                elif self._own:
+                    applied = self._own.place(held.processes, spec, undo, steps)
+                else:
+                    applied = self._affinity.place(held.processes, spec, undo, steps, previous=previous)
+                self._check_held(held)
+            except Exception as cause:
+                raise self._taken_back(name, cause, steps, undo) from cause
+            except BaseException:  # a signal: leave no half-done work behind
+                steps.undo_all()
+                raise
+            return applied
+
+    def verify(self, target: Target, spec: IsolationSpec, undo: Undo) -> tuple[Drift, ...]:
+        """Compare wish and kernel; processes that have ended are no drift (see process.still)."""
+        with self._reading("compare with the kernel"):
+            if target.cgroup_path is not None:
+                return self._existing_group().verify(target.cgroup_path, spec)
+            alive = tuple(process for process in target.processes if self._still(process))
+            if not alive:
+                return ()
+            return self._own.verify(alive, spec, undo) if self._own else self._affinity.verify(alive, spec)
+
+    def release(self, undo: Undo) -> Released:
+        """Restore the state of the snapshot as far as the world still holds it; safe to repeat."""
+        with self._reading("release"):
+            match undo.mechanism:
+                case Mechanism.AFFINITY:
+                    return self._affinity.release(undo)
+                case Mechanism.CGROUP_V1 | Mechanism.CGROUP_V2:
+                    if self._own is None or undo.mechanism is not self.mechanism:
+                        raise MechanismMissing(
+                            f"this was placed by {str(undo.mechanism)!r}, the daemon now uses {str(self.mechanism)!r};"
+                            " start it as it was started then"
+                        )
+                    return self._own.release(undo) if undo.group else self._existing_group().release(undo)
+                case _:
+                    assert_never(undo.mechanism)
+
+    def groups(self) -> tuple[str, ...]:
+        """Return the names of our groups that exist in the kernel now; none with affinity."""
+        with self._reading("list groups"):
+            return self._own.names() if self._own else ()
+
+    def members(self, name: str) -> tuple[int, ...]:
+        """Return the tids in one of our groups, lowest first."""
+        with self._reading(f"list the threads of group {name!r}"):
+            return self._own.members(name) if self._own else ()
+
+    def remove_orphan(self, name: str) -> None:
+        """Remove a group of ours that holds no task; raises CgroupRefused while it does."""
+        with self._reading(f"remove group {name!r}"):
+            if self._own:
+                self._own.remove_orphan(name)
+
+    def _taken_back(self, name: str, cause: Exception, steps: Steps, undo: Undo) -> Exception:
+        """Undo all steps; return what to raise."""
+        failures = list(steps.undo_all())
+        if self._own and undo.group and steps.writes:
+            failures += self._own.restore_masks(undo)  # kernels before 6.2 forget masks when a thread is moved
+        told = explain(cause) if isinstance(cause, OSError) else str(cause)
+        if failures:
+            return UndoFailed(f"placing {name!r} failed: {told}; and undoing failed too: {'; '.join(failures)}")
+        if isinstance(cause, IsolationError) and not isinstance(cause, ApplyFailed):
+            return cause
+        root = cause if isinstance(cause, OSError) else cause.__cause__
+        if isinstance(root, OSError) and root.errno in {errno.ENOENT, errno.ENODEV}:
+            return CgroupVanished(f"placing {name!r} failed and was undone: {told}")
+        return ApplyFailed(f"placing {name!r} failed and was undone: {told}")
+
+    @contextmanager
+    def _held(self, target: Target, *, every: bool) -> Iterator[_Held]:
+        """Hold handles on the processes while we work, and yield those that live.
+
+        every = raise if any is gone, else only if all are.
+        """
+        if bool(target.processes) == (target.cgroup_path is not None):
+            raise SpecInvalid("a target is either processes or a cgroup_path: name exactly one of them")
+        held: dict[ProcessIdentity, int] = {}
+        lost: list[ProcessRefused] = []
+        try:
+            for process in target.processes:
+                try:
+                    handle = self._handles.open(process.pid)
+                except ProcessLookupError:
+                    lost.append(self._why_lost(process))
+                    continue
+                held[process] = handle
+                if not self._still(process):
+                    self._handles.close(held.pop(process))
+                    lost.append(self._why_lost(process))
+            if lost and (every or not held):
+                raise lost[0]
+            yield _Held(tuple(held), tuple(held.values()))
+        finally:
+            for handle in held.values():
+                self._handles.close(handle)
+
+    def _check_held(self, held: _Held) -> None:
+        """Raise if what we wrote about a pid may have hit another process, or if nobody is left.
+
+        A pid whose handle lives from before the identity check until after the last write cannot have been given to
+        another process in between.
+        """
+        ended = [
+            process
+            for process, handle in zip(held.processes, held.handles, strict=True)
+            if not self._handles.alive(handle)
+        ]
+        lost = [self._why_lost(process) for process in ended]
+        for one in lost:
+            if isinstance(one, ProcessReused) or len(lost) == len(held.processes):
+                raise one
+
+    def _why_lost(self, process: ProcessIdentity) -> ProcessRefused:
+        who = f"process {process.pid} ({process.comm!r})"
+        now = read_stat(process.pid, files=self._files, proc_root=self._proc)
+        if now is not None:
+            return ProcessReused(
+                f"{who} has ended and its pid belongs to {now.comm!r} now; ask for the new process by its own name",
+                pid=process.pid,
+            )
+        return ProcessGone(f"{who} has ended", pid=process.pid)
+
+    def _still(self, process: ProcessIdentity) -> bool:
+        return still(process, files=self._files, proc_root=self._proc)
+
+    def _existing_group(self) -> ExistingGroup:
+        if self._existing is None:
+            raise CgroupRefused("a cgroup_path needs a writable cpuset hierarchy; name the processes instead")
+        return self._existing
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Turn errors of the kernel outside of apply into ours."""
+        try:
+            yield
+        except (FileNotFoundError, ProcessLookupError) as cause:
+            raise CgroupVanished(f"cannot {what}: {cause.filename!r} vanished meanwhile; try again") from cause
+        except OSError as cause:
+            if cause.errno == errno.ENODEV:
+                raise CgroupVanished(f"cannot {what}: {cause.filename!r} vanished meanwhile; try again") from cause
+            raise ApplyFailed(f"cannot {what}: {explain(cause)} ({cause.filename!r})") from cause

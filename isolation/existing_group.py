@@ -1,0 +1,139 @@
+"""Confine an existing cgroup by its own cpuset files; its tasks stay in it. Acts on v1 and v2."""
+
+from __future__ import annotations
+
+from isolation.cgroup import CpusetGroups, resolve
+from isolation.cpuset import CpuSet, IdSet
+from isolation.errors import ApplyFailed, CgroupRefused, CgroupVanished
+from isolation.kernelfs import KernelFiles
+from isolation.process import allowed_cpus, read_status
+from isolation.regroup import set_groups
+from isolation.spec import IsolationSpec
+from isolation.steps import Steps, explain
+from isolation.undo import Applied, Drift, Mechanism, Released, Undo
+
+_CPUS, _MEMS = "cpuset.cpus", "cpuset.mems"
+
+
+class ExistingGroup:
+    """Changes cpuset.cpus and cpuset.mems of the group, on v1 also of the groups in it, which must fit."""
+
+    def __init__(self, groups: CpusetGroups, *, prefix: str, files: KernelFiles, proc_root: str) -> None:
+        self._groups = groups
+        self._v1 = groups.hierarchy.version == 1
+        self._prefix = prefix
+        self._files = files
+        self._proc = proc_root
+
+    def snapshot(self, path: str) -> Undo:
+        """Record the texts of all files that apply may change; raises CgroupRefused for our own groups."""
+        group = resolve(self._groups, path)
+        if group.split("/")[1] == self._prefix:
+            raise CgroupRefused(f"cgroup_path {path!r} is a group of this daemon; name the processes instead")
+        files = []
+        for one in self._tree(group):
+            for name in (_CPUS, _MEMS):
+                try:
+                    files.append((f"{one}/{name}", self._groups.read(one, name)))
+                except FileNotFoundError as cause:
+                    control = f"{self._groups.hierarchy.mount}{one.rpartition('/')[0]}/cgroup.subtree_control"
+                    raise CgroupRefused(
+                        f"cgroup_path {path!r} has no {name}; enable it with `echo +cpuset > {control}`"
+                    ) from cause
+        mechanism = Mechanism.CGROUP_V1 if self._v1 else Mechanism.CGROUP_V2
+        return Undo(mechanism=mechanism, group=None, files=tuple(files))
+
+    def place(self, path: str, spec: IsolationSpec, steps: Steps) -> Applied:
+        """Write the wish, read back the files and every thread."""
+        group = resolve(self._groups, path)
+        wishes: list[tuple[str, IdSet]] = [("cpus", spec.cpus)]
+        if spec.mems is not None:
+            wishes.insert(0, ("mems", spec.mems))
+        for kind, wished in wishes:
+            wanted = {one: self._fitted(one, kind, wished, group) for one in self._tree(group)}
+            set_groups(self._groups, "cpus" if kind == "cpus" else "mems", wanted, steps)
+        inside, narrowed = 0, []
+        for tid, found in self._threads(group):
+            inside += 1
+            if found != spec.cpus:
+                narrowed.append(tid)
+        if drifts := self._drifts(group, spec):
+            told = "; ".join(
+                f"{drift.path or drift.tid!r}: wished {drift.expected}, is {drift.found}" for drift in drifts
+            )
+            raise ApplyFailed(f"the kernel did not grant what it accepted: {told}")
+        return Applied(threads=inside, narrowed=tuple(narrowed), writes=steps.writes)
+
+    def verify(self, path: str, spec: IsolationSpec) -> tuple[Drift, ...]:
+        """Compare files and threads with the wish; changes nothing."""
+        try:
+            return tuple(self._drifts(resolve(self._groups, path), spec))
+        except CgroupVanished as cause:
+            return (Drift(path=path, expected=f"cpus {spec.cpus}", found=str(cause)),)
+
+    def release(self, undo: Undo) -> Released:
+        """Write the earlier texts back."""
+        left_over: list[str] = []
+        gone = 0
+        for kind in ("mems", "cpus"):
+            wanted = {}
+            for path, text in undo.files:
+                group, _, name = path.rpartition("/")
+                if name == f"cpuset.{kind}":
+                    if self._groups.exists(group):
+                        wanted[group] = IdSet.parse(text)
+                    else:
+                        gone += 1
+            try:
+                set_groups(self._groups, "cpus" if kind == "cpus" else "mems", wanted, Steps())
+            except (ApplyFailed, OSError) as cause:
+                told = explain(cause) if isinstance(cause, OSError) else str(cause)
+                left_over.append(f"cpuset.{kind} of {', '.join(wanted)} not restored: {told}")
+        return Released(restored=len(undo.files) - gone, gone=gone, left_over=tuple(left_over))
+
+    def _tree(self, group: str) -> list[str]:
+        """Return the group and, on v1 where children must fit their parents, all groups in it."""
+        found = [group]
+        if self._v1:
+            for one in found:
+                found.extend(self._groups.children(one))
+        return found
+
+    def _fitted(self, one: str, kind: str, wished: IdSet, group: str) -> IdSet:
+        """Return the wish for the group itself, and what of it fits an inner group."""
+        now = IdSet.parse(self._groups.read(one, f"cpuset.{kind}"))
+        wish = IdSet(wished.mask)
+        if one == group or not now:
+            return wish if one == group else now
+        return now & wish or wish
+
+    def _threads(self, group: str) -> list[tuple[int, CpuSet]]:
+        found = []
+        waiting = [group]
+        for one in waiting:
+            waiting.extend(self._groups.children(one))
+            for tid in sorted(self._groups.members(one)):
+                try:
+                    pid = int(read_status(f"{self._proc}/{tid}/status", files=self._files)["Tgid"])
+                except (FileNotFoundError, ProcessLookupError):  # it ended
+                    continue
+                cpus = allowed_cpus(pid, tid, files=self._files, proc_root=self._proc)
+                if cpus is not None:
+                    found.append((tid, cpus))
+        return found
+
+    def _drifts(self, group: str, spec: IsolationSpec) -> list[Drift]:
+        wishes: list[tuple[str, IdSet]] = [("cpus", spec.cpus)]
+        if spec.mems is not None:
+            wishes.append(("mems", spec.mems))
+        drifts = [
+            Drift(path=f"{group}/cpuset.{kind}", expected=str(wished), found=found or "none")
+            for kind, wished in wishes
+            if (found := self._groups.granted(group, kind)) != str(wished)
+        ]
+        drifts += [
+            Drift(tid=tid, expected=f"cpus {spec.cpus}", found=f"cpus {found}")
+            for tid, found in self._threads(group)
+            if not found <= spec.cpus
+        ]
+        return drifts

@@ -1,0 +1,198 @@
+"""Confine processes in a group of our own, and give them back. Acts on cpuset groups v1 and v2."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from isolation.cgroup import CpusetGroups, check_name
+from isolation.cpuset import CpuSet, IdSet, NodeSet
+from isolation.errors import ApplyFailed, CgroupRefused, ProcessGone
+from isolation.moving import Mover
+from isolation.process import ProcessIdentity
+from isolation.regroup import set_groups
+from isolation.spec import IsolationSpec
+from isolation.steps import Steps, explain
+from isolation.undo import Applied, Drift, Mechanism, Released, ThreadState, Undo
+
+_FAMILY_NAME = "cotenant"  #: every daemon's prefix is this, alone or followed by "-..."
+
+
+class OwnGroup:
+    """Groups `/PREFIX/NAME`; nobody else's group is changed."""
+
+    def __init__(self, groups: CpusetGroups, mover: Mover, *, prefix: str) -> None:
+        self._groups = groups
+        self._mover = mover
+        self._v1 = groups.hierarchy.version == 1
+        self._home = f"/{check_name(prefix)}"
+
+    def snapshot(self, name: str, processes: tuple[ProcessIdentity, ...]) -> Undo:
+        """Record where every thread is now; raises CgroupRefused for a process that is already placed."""
+        states: dict[int, ThreadState] = {}
+        for process in processes:
+            mine = self._mover.states(process)
+            if not mine:
+                raise ProcessGone(f"process {process.pid} ({process.comm!r}) has ended", pid=process.pid)
+            states.update((state.tid, state) for state in mine)
+        for state in states.values():
+            top = (state.cgroup or "/").split("/")[1]
+            if top in {_FAMILY_NAME, self._home[1:]} or top.startswith(f"{_FAMILY_NAME}-"):
+                raise CgroupRefused(
+                    f"process {state.pid} is already placed, in group {state.cgroup!r}; release that placement first"
+                )
+        return Undo(
+            mechanism=Mechanism.CGROUP_V1 if self._v1 else Mechanism.CGROUP_V2,
+            group=f"{self._home}/{check_name(name)}",
+            threads=tuple(states.values()),
+        )
+
+    def place(self, processes: tuple[ProcessIdentity, ...], spec: IsolationSpec, undo: Undo, steps: Steps) -> Applied:
+        """Make group and settings so, move every thread in, read everything back."""
+        group = _group(undo)
+        self._prepare(group, spec, undo, steps)
+        missed = self._mover.gather(processes, group, undo, steps)
+        inside, narrowed = 0, []
+        for pid, tid, found in self._mover.living(processes, undo):
+            if tid in missed:
+                continue
+            if not found <= spec.cpus:
+                raise ApplyFailed(
+                    f"thread {tid} of process {pid} may run on {found} after it was put on {spec.cpus} in group"
+                    f" {group!r}: somebody else moves it, or the kernel did not do it"
+                )
+            inside += 1
+            if found != spec.cpus:
+                narrowed.append(tid)
+        return Applied(threads=inside, narrowed=tuple(narrowed), missed=missed, writes=steps.writes)
+
+    def verify(self, processes: tuple[ProcessIdentity, ...], spec: IsolationSpec, undo: Undo) -> tuple[Drift, ...]:
+        """Compare group and threads with the wish; changes nothing."""
+        group = _group(undo)
+        if not self._groups.exists(group):
+            return (Drift(path=group, expected=f"cpus {spec.cpus}", found="no such group"),)
+        drifts = self._group_drift(group, spec)
+        living = list(self._mover.living(processes, undo))
+        members = self._groups.members(group)  # after the listing: a thread born in the group must not look lost
+        for pid, tid, found in living:
+            if tid not in members:
+                where = self._groups.group_of(pid, tid)
+                if where is not None:
+                    drifts.append(Drift(tid=tid, expected=f"group {group}", found=f"group {where}"))
+            elif not found <= spec.cpus:
+                drifts.append(Drift(tid=tid, expected=f"cpus {spec.cpus}", found=f"cpus {found}"))
+        return tuple(drifts)
+
+    def restore_masks(self, undo: Undo) -> list[str]:
+        """Give every thread that is back home its earlier CPUs; return what could not be done."""
+        return [
+            told for state in undo.threads if self._mover.is_home(state) for told in self._mover.restore_mask(state)
+        ]
+
+    def release(self, undo: Undo) -> Released:
+        """Put every thread back where it was, remove the group; go as far as possible and tell what is left."""
+        group = _group(undo)
+        left_over = self._mover.empty(group, undo)
+        alive = sum(self._mover.is_same(state) for state in undo.threads)
+        left_over += self.restore_masks(undo)
+        for one in (group, self._home):
+            left_over += self._remove(one)
+        return Released(restored=alive, gone=len(undo.threads) - alive, left_over=tuple(left_over))
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the groups that exist now."""
+        if not self._groups.exists(self._home):
+            return ()
+        return tuple(group.rpartition("/")[2] for group in self._groups.children(self._home))
+
+    def members(self, name: str) -> tuple[int, ...]:
+        """Return the tids in one of the groups."""
+        return tuple(sorted(self._groups.members(f"{self._home}/{check_name(name)}")))
+
+    def remove_orphan(self, name: str) -> None:
+        """Remove a group of ours that no record knows; raises CgroupRefused while it holds a task."""
+        group = f"{self._home}/{check_name(name)}"
+        if not self._groups.exists(group):
+            return
+        if tids := self._groups.members(group):
+            raise CgroupRefused(f"group {group!r} still holds {len(tids)} threads, such as {min(tids)}; it stays")
+        if left_over := [*self._remove(group), *self._remove(self._home)]:
+            raise CgroupRefused("; ".join(left_over))
+
+    def _prepare(self, group: str, spec: IsolationSpec, undo: Undo, steps: Steps) -> None:
+        fresh = False
+        for one in (self._home, group):
+            if not self._v1:
+                self._delegate(one.rpartition("/")[0] or "/", steps)
+            fresh = not self._groups.exists(one)
+            if fresh:
+                steps.do(f"make group {one!r}", partial(self._groups.make, one), partial(self._discard, one, undo))
+            if self._v1 and one == self._home:
+                self._widen_home(spec, steps, fresh=fresh)
+        set_groups(self._groups, "mems", {group: self._wanted_mems(spec, undo)}, steps, fresh=fresh)
+        set_groups(self._groups, "cpus", {group: spec.cpus}, steps, fresh=fresh)
+        if drifts := self._group_drift(group, spec):
+            told = "; ".join(f"{drift.path!r}: wished {drift.expected}, granted {drift.found}" for drift in drifts)
+            raise ApplyFailed(f"the kernel did not grant what it accepted: {told}")
+
+    def _delegate(self, parent: str, steps: Steps) -> None:
+        """Let children of the top, or of our own home, have cpuset files (v2)."""
+        if "cpuset" not in self._groups.read(parent, "cgroup.subtree_control").split():
+            steps.do(
+                f"enable cpuset below group {parent!r}",
+                partial(self._groups.write, parent, "cgroup.subtree_control", "+cpuset"),
+                partial(self._groups.write, parent, "cgroup.subtree_control", "-cpuset"),
+            )
+
+    def _widen_home(self, spec: IsolationSpec, steps: Steps, *, fresh: bool) -> None:
+        """Give our home all CPUs and nodes of the top: new groups are empty, and lose CPUs that go offline (v1)."""
+        cpus, mems = CpuSet.parse(self._groups.read("/", "cpuset.cpus")), self._nodes("/")
+        if not spec.cpus <= CpuSet.parse(self._groups.read(self._home, "cpuset.cpus")):
+            set_groups(self._groups, "cpus", {self._home: cpus}, steps, fresh=fresh)
+        if not mems <= self._nodes(self._home):
+            set_groups(self._groups, "mems", {self._home: mems}, steps, fresh=fresh)
+
+    def _wanted_mems(self, spec: IsolationSpec, undo: Undo) -> NodeSet:
+        """Return the wish, or else what the processes had; on v2 empty = as the parent has."""
+        if spec.mems is not None:
+            return spec.mems
+        found = NodeSet()
+        for earlier in sorted({state.cgroup or "/" for state in undo.threads}):
+            found = found | self._nodes(earlier if self._groups.exists(earlier) else "/")
+        top = self._nodes("/")
+        return NodeSet() if not self._v1 and found == top else found & top or top
+
+    def _nodes(self, group: str) -> NodeSet:
+        return NodeSet.parse(self._groups.granted(group, "mems"))
+
+    def _group_drift(self, group: str, spec: IsolationSpec) -> list[Drift]:
+        pairs: list[tuple[str, IdSet]] = [("cpus", spec.cpus)]
+        if spec.mems is not None:
+            pairs.append(("mems", spec.mems))
+        return [
+            Drift(path=f"{group}/cpuset.{kind}", expected=str(wished), found=found or "none")
+            for kind, wished in pairs
+            if (found := self._groups.granted(group, kind)) != str(wished)
+        ]
+
+    def _discard(self, group: str, undo: Undo) -> None:
+        """Take back the making of a group; threads born in it since then leave it first."""
+        left_over = [] if group == self._home else self._mover.empty(group, undo)
+        left_over += self._remove(group)
+        if left_over:
+            raise ApplyFailed("; ".join(left_over))
+
+    def _remove(self, group: str) -> list[str]:
+        """Remove a group; our home stays while other placements use it."""
+        if not self._groups.exists(group) or self._groups.children(group):
+            return []
+        try:
+            self._groups.remove(group)
+        except OSError as cause:
+            return [f"group {group!r} could not be removed: {explain(cause)}"]
+        return []
+
+
+def _group(undo: Undo) -> str:
+    if undo.group is None:
+        raise ValueError("BUG: an undo record of processes names no group")
+    return undo.group

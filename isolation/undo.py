@@ -1,0 +1,113 @@
+"""What is to be confined, what was before, and what came of it. Values only; Undo is what the journal keeps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from isolation.cpuset import CpuSet
+from isolation.process import ProcessIdentity
+
+#: 1: mechanism, group, threads, files.
+_SCHEMA_VERSION = 1
+
+
+class Mechanism(StrEnum):
+    """How CPUs are given: by the host's one cpuset hierarchy, or thread by thread."""
+
+    CGROUP_V1 = "cgroup_v1"
+    CGROUP_V2 = "cgroup_v2"
+    AFFINITY = "affinity"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What to confine: processes with all their descendants, or one existing cgroup as it stands.
+
+    Descendants that somebody put into another cpuset cgroup than the named processes are left where they are.
+    """
+
+    processes: tuple[ProcessIdentity, ...] = ()
+    cgroup_path: str | None = None  #: below the cpuset mount, as /proc/PID/cgroup prints it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadState:
+    """One thread as it was before we touched it."""
+
+    tid: int
+    starttime_ticks: int
+    pid: int
+    cgroup: str | None  #: path below the cpuset mount; None where cgroups play no part
+    cpus: CpuSet  #: Cpus_allowed_list
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undo:
+    """Everything needed to restore the exact earlier state; taken before the first write."""
+
+    mechanism: Mechanism
+    group: str | None  #: our own group, path below the cpuset mount; it need not exist yet
+    threads: tuple[ThreadState, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()  #: (path below the mount, earlier content) of a cgroup_path target
+
+    def to_json(self) -> str:
+        """Write as one line for the journal."""
+        record = asdict(self) | {"schema_version": _SCHEMA_VERSION}
+        record["threads"] = [asdict(state) | {"cpus": str(state.cpus)} for state in self.threads]
+        return json.dumps(record, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Undo:
+        """Read what to_json wrote; raises ValueError naming what is wrong."""
+        try:
+            record = json.loads(text)
+            version = record["schema_version"]
+            if version != _SCHEMA_VERSION:
+                raise ValueError(f"schema_version {version!r} is not {_SCHEMA_VERSION}")
+            return cls(
+                mechanism=Mechanism(record["mechanism"]),
+                group=record["group"],
+                threads=tuple(
+                    ThreadState(**(state | {"cpus": CpuSet.parse(state["cpus"])})) for state in record["threads"]
+                ),
+                files=tuple((str(path), str(content)) for path, content in record["files"]),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as cause:
+            raise ValueError(f"undo record {text[:80]!r} cannot be read: {cause}") from cause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What came of apply, as read back from the kernel."""
+
+    threads: int  #: living threads now confined
+    narrowed: tuple[int, ...] = ()  #: tids that by their own mask use only a part of the CPUs
+    missed: tuple[int, ...] = ()  #: tids found outside at the end: born faster than we could follow, or not permitted
+    writes: int = 0  #: changes made to the kernel; 0 = it was so already
+    mems_applied: bool = True  #: False = memory nodes were wished, which affinity alone cannot do
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether every thread is confined."""
+        return not self.missed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """One difference between wish and kernel, of a thread or of a file or group."""
+
+    expected: str
+    found: str
+    tid: int | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """What came of release."""
+
+    restored: int  #: threads (or files of a cgroup_path target) that are as before
+    gone: int  #: threads of the record that have ended, or files whose group vanished
+    left_over: tuple[str, ...] = ()  #: sentences about what could not be restored
