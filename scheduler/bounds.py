@@ -29,9 +29,10 @@ class Limit:
         """Put predicted against allowed, in the unit of the bound."""
         if self.solo_ms is None:
             return f"{self.bound} of {workload!r}: up to {upper:.2f}x predicted, {self.allowed_sf:.2f}x allowed"
+        predicted, alone, allowed = (factor * self.solo_ms for factor in (upper, 1.0, self.allowed_sf))
         return (
-            f"{self.bound} of {workload!r}: up to {upper * self.solo_ms:.4g} ms predicted ({upper:.2f}x of "
-            f"{self.solo_ms:.4g} ms alone), {self.allowed_sf * self.solo_ms:.4g} ms allowed"
+            f"{self.bound} of {workload!r}: up to {_ms(predicted)} predicted ({upper:.2f}x of {_ms(alone)} alone), "
+            f"{_ms(allowed)} allowed"
         )
 
 
@@ -62,3 +63,7 @@ def limit_of(slo: Slo, profile: WorkloadProfile | None) -> Limit:
         return Limit(unjudged=tuple(unjudged))
     allowed_sf, bound, solo_ms_of_bound = min(judged, key=lambda one: one[0])
     return Limit(bound=bound, allowed_sf=allowed_sf, solo_ms=solo_ms_of_bound, unjudged=tuple(unjudged))
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f} ms" if value >= 100.0 else f"{value:.3g} ms"

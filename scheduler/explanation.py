@@ -28,16 +28,18 @@ def reasons(found: Score, request: WorkloadRequest, limit: Limit) -> str:
     return "; ".join(said)
 
 
-def refusal(nearest: Score, request: WorkloadRequest, limit: Limit, considered: int) -> str:
+def refusal(nearest: Score, request: WorkloadRequest, limit: Limit) -> str:
     """Say which bound stands in the way where it is nearest to being kept, and what the caller can do."""
-    best_effort = (
-        "" if nearest.worst is not None else ", or allow best effort"
-    )  # a caller can give up only its own bound
-    sets = "the only CPU set" if considered == 1 else f"each of {considered} CPU sets"
+    remedies = ["raise the bound"]
+    if request.cpus > 1:
+        remedies.append("ask for fewer CPUs")
+    remedies.append("release a neighbour")
+    if nearest.worst is None:  # a caller can give up only its own bound
+        remedies.append("allow best effort")
     return (
-        f"no place for {request.name!r} ({request.cpus} CPUs): {sets} breaks a bound; nearest is {cpus_word(nearest)}, "
-        f"where {reasons(nearest, request, limit)}. Raise the bound, ask for fewer CPUs, or release a "
-        f"neighbour{best_effort}"
+        f"no place for {request.name!r} on {request.cpus} CPU{'s' if request.cpus > 1 else ''}: every CPU set breaks a "
+        f"bound; nearest is {cpus_word(nearest)}, where {reasons(nearest, request, limit)}; "
+        f"{', '.join(remedies[:-1])} or {remedies[-1]}"
     )
 
 

@@ -68,7 +68,7 @@ def plan(
     best = ranked[0]
     if _tier(best) > (_BREAKS_OWN if allow_best_effort else _KEEPS_ALL):
         nearest = min(ranked, key=_breach)
-        raise NoFeasiblePlacement(words.refusal(nearest, request, limit, len(ranked)))
+        raise NoFeasiblePlacement(words.refusal(nearest, request, limit))
     decided_by = _decided_by(ranked)
     parts = words.contributions(best)
     return Decision(

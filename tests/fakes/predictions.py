@@ -39,12 +39,12 @@ class PriorPairs:
         )
 
 
-def make_profile(name: str, *, cpus: int = 1, created_unix_s: float = 1.0, **features: float) -> WorkloadProfile:
+def make_profile(name: str, *, created_unix_s: float = 1.0, **features: float) -> WorkloadProfile:
     """Make a profile from feature values; unknown ones stay unknown."""
     assert features.keys() <= PROFILE_FEATURES.keys()
     return WorkloadProfile(
         name=name,
-        cpus=cpus,
+        cpus=1,
         features=tuple(
             Feature(name=key, value=value, spread=None, source=Source.PROCFS, window_s=10.0, samples=1)
             for key, value in features.items()
