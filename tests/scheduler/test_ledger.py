@@ -79,6 +79,7 @@ def test_cpus_that_went_offline_share_with_nobody_but_themselves() -> None:
 
     assert ledger.relation(CpuSet.parse("7"), CpuSet.parse("0-1")) == Relation(0, 0, 0, 0, 0, 0)
     assert ledger.relation(CpuSet.parse("1,7"), CpuSet.parse("1")).same_llc == 0.5
+    assert ledger.relation(CpuSet.parse("1,7"), CpuSet.parse("7")) == Relation(0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
     assert ledger.with_resident(resident("a", "1,7")).occupancy == (0, 1)
 
 

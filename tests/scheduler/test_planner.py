@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isolation.cpuset import CpuSet, NodeSet
-from isolation.topology import NumaNode
+from isolation.topology import NumaNode, Topology
+from profiler.prediction import PairModel
 from profiler.records import WorkloadProfile
 from scheduler.errors import NoFeasiblePlacement, NotEnoughCpus
 from scheduler.ledger import Ledger
@@ -20,7 +21,7 @@ from scheduler.planner import RULES, plan, rebalance
 from scheduler.predictor import Predictor
 from scheduler.scoring import total_cost
 from tests.fakes.machines import make_topology
-from tests.fakes.predictions import PriorPairs, hog, idler, make_profile, streamer
+from tests.fakes.predictions import HOST, PriorPairs, hog, idler, make_profile, streamer
 
 PROFILES: dict[str, WorkloadProfile | None] = {
     "hog": hog(),
@@ -247,6 +248,47 @@ def test_on_a_quiet_host_threads_spread_over_cores_of_one_node() -> None:
     assert str(put(host, hog(), cpus=4, whole_cores=True).cpus) == "0-1,8-9"
 
 
+def renumbered(topology: Topology, ids: list[int]) -> Topology:
+    """Give the CPUs other numbers, as firmware does that deals them out in turn: old id -> ids[old id]."""
+
+    def moved(cpus: CpuSet) -> CpuSet:
+        return CpuSet.of(ids[cpu] for cpu in cpus)
+
+    cpus = sorted(
+        (dataclasses.replace(cpu, id=ids[cpu.id], core=ids[cpu.core], l2=ids[cpu.core]) for cpu in topology.cpus),
+        key=lambda cpu: cpu.id,
+    )
+    return dataclasses.replace(
+        topology,
+        cpus=tuple(cpus),
+        llc_domains=tuple(dataclasses.replace(one, cpus=moved(one.cpus)) for one in topology.llc_domains),
+        nodes=tuple(dataclasses.replace(one, cpus=moved(one.cpus)) for one in topology.nodes),
+    )
+
+
+@pytest.mark.parametrize(
+    ("topology", "rule"),
+    [
+        (make_topology(packages=2, cores_per_llc=2), "fewest NUMA nodes"),
+        (make_topology(packages=2, nodes_per_package=2, cores_per_llc=1), "fewest packages"),
+        (make_topology(cores_per_llc=2, llcs_per_node=2), "fewest last-level caches"),
+    ],
+)
+def test_equal_costs_go_by_nearness_before_numbers(topology: Topology, rule: str) -> None:
+    # neighbours get every second number: 0 and 2 belong together, 1 and 3 too
+    decision = put(Ledger(renumbered(topology, [0, 2, 1, 3])), hog(), cpus=2)
+
+    assert (str(decision.cpus), decision.explanation.decided_by) == ("0,2", rule)
+
+
+def test_equal_costs_prefer_cores_of_its_own_to_siblings_with_lower_numbers() -> None:
+    siblings_side_by_side = renumbered(make_topology(cores_per_llc=2, threads_per_core=2), [0, 2, 1, 3])
+
+    decision = put(Ledger(siblings_side_by_side), hog(), cpus=2)
+
+    assert (str(decision.cpus), decision.explanation.decided_by) == ("0,2", "most physical cores")
+
+
 def test_weight_and_class_decide_whose_neighbourhood_is_spared() -> None:
     important = seat(TWO_CPUS, "plain", "1", hog("p"))
     important = seat(important, "urgent", "0", hog("u"), slo_class=SloClass.LATENCY)
@@ -437,6 +479,16 @@ def test_without_a_model_the_placement_is_the_same_each_time_and_labelled() -> N
     assert decisions[0].explanation.model_id == ""
 
 
+def test_the_real_pair_model_without_training_places_by_prior() -> None:
+    ledger = seat(TWO_PACKAGES, "stream", "0", streamer())
+    untrained = Predictor(PairModel(None, HOST), "", "no model trained yet")
+
+    decision = plan(WorkloadRequest(name="new", cpus=1), streamer("b"), ledger, untrained, allow_best_effort=False)
+
+    assert str(decision.cpus) == "2"
+    assert decision.fallback == "no model trained yet"
+
+
 def test_all_predictions_of_a_decision_are_one_batch_beside_the_residents_own() -> None:
     model = PriorPairs()
     ledger = seat(seat(TWO_PACKAGES, "a", "0", hog("a")), "b", "1-2", streamer("b"))
@@ -552,3 +604,19 @@ def test_rebalance_never_breaks_a_bound_that_is_kept() -> None:
         ledger = seat(ledger, name, "1", hog(name))
 
     assert rebalance(ledger, requests(ledger), predictor(), max_moves=4, min_gain=0.0).moves == []
+
+
+def test_rebalance_does_not_save_one_neighbour_by_breaking_the_movers_own_bound() -> None:
+    ledger = seat(TWO_CPUS, "heavy", "0", hog("a"), slo_class=SloClass.LATENCY, max_slowdown=1.5)
+    for name in ("b", "c", "d"):
+        ledger = seat(ledger, name, "1", hog(name))
+    bounded = seat(ledger, "mover", "0-1", hog("m"), max_slowdown=3.7)
+    free = seat(ledger, "mover", "0-1", hog("m"))
+    asked = {"mover": WorkloadRequest(name="mover", cpus=1, slo=Slo(max_slowdown=3.7))}
+    asked_freely = {"mover": WorkloadRequest(name="mover", cpus=1)}
+
+    kept = rebalance(bounded, asked, predictor(), max_moves=1, min_gain=0.0)
+    moved = rebalance(free, asked_freely, predictor(), max_moves=1, min_gain=0.0)
+
+    assert kept.moves == []
+    assert [(name, str(decision.cpus)) for name, decision in moved.moves] == [("mover", "1")]
