@@ -123,7 +123,17 @@ class Client:
         """
         request = placement_pb2.PlaceWorkloadRequest(
             request_id=request_id or str(uuid.uuid4()),
-            workload=_workload(name, pids, cgroup_path, cpus, profile, slo, whole_cores, memory_bytes, weight),
+            workload=_workload(
+                name,
+                pids=pids,
+                cgroup_path=cgroup_path,
+                cpus=cpus,
+                profile=profile,
+                slo=slo,
+                whole_cores=whole_cores,
+                memory_bytes=memory_bytes,
+                weight=weight,
+            ),
             allow_best_effort=allow_best_effort,
             validate_only=validate_only,
         )
@@ -142,7 +152,17 @@ class Client:
         allow_best_effort: bool = False,
     ) -> placement_pb2.Placement:
         """Ask where a workload would go; nothing is touched."""
-        workload = _workload(name, pids, None, cpus, profile, slo, whole_cores, 0, weight)
+        workload = _workload(
+            name,
+            pids=pids,
+            cgroup_path=None,
+            cpus=cpus,
+            profile=profile,
+            slo=slo,
+            whole_cores=whole_cores,
+            memory_bytes=0,
+            weight=weight,
+        )
         request = placement_pb2.PreviewPlacementRequest(workload=workload, allow_best_effort=allow_best_effort)
         return self._call(self._placements.PreviewPlacement, request).placement
 
@@ -298,12 +318,13 @@ class Client:
 
 def _workload(
     name: str,
+    *,
     pids: Iterable[int],
     cgroup_path: str | None,
     cpus: int,
     profile: str | profile_pb2.Profile | None,
     slo: Mapping[str, Any] | None,
-    whole_cores: bool,  # noqa: FBT001 - private, called from two places above
+    whole_cores: bool,
     memory_bytes: int,
     weight: float,
 ) -> workload_pb2.Workload:

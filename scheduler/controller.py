@@ -176,8 +176,6 @@ class Controller:
                     (Violation("workload.pids.pids", f"{pid} belongs to placement {owner!r}; release that first"),)
                 )
         processes = tuple(identify(pid, allowed_uids=self._allowed_uids) for pid in request.pids)
-        if request.cgroup_path is not None:
-            self._enforcer.check_cgroup(request.cgroup_path)
         return Target(processes=processes, cgroup_path=request.cgroup_path)
 
     def _refuse_live_name(self, name: str) -> None:
@@ -248,16 +246,12 @@ class Controller:
         self._journal.update(self._entry(intended, held))
         self._checkpoint("move: apply")
         try:
-            applied = self._enforcer.apply(before.name, held.target, spec_of(after.decision), held.undo)
-        except IsolationError as error:
-            # the enforcer undid to the state before any placement: so the placement is over
-            self._journal.settle(
-                self._entry(replace(before, state=PlacementState.RELEASED), held),
-                None,
-                (time.time(), "refused", f"move to CPUs {after.decision.cpus} failed: {error}"),
+            applied = self._enforcer.apply(
+                before.name, held.target, spec_of(after.decision), held.undo, previous=spec_of(before.decision)
             )
-            self._held.pop(before.name, None)
-            self._viewer.put(replace(before, state=PlacementState.RELEASED))
+        except IsolationError as error:  # the enforcer took its steps back: it sits where it sat
+            detail = f"move to CPUs {after.decision.cpus} failed: {error}"
+            self._journal.update(self._entry(before, held), (time.time(), "refused", detail))
             raise
         self._checkpoint("move: save outcome")
         done = outcome_of(intended, applied)

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 from isolation.enforcer import Applied, Enforcer, Target, Undo
+from isolation.errors import CgroupRefused, CgroupVanished
 from isolation.process import ProcessIdentity, still
 from isolation.spec import IsolationSpec
 from scheduler import wire
@@ -25,7 +26,11 @@ class Held:
     def alive(self, enforcer: Enforcer) -> bool:
         """Tell whether any of the workload's processes, or its cgroup, is still there."""
         if self.target.cgroup_path is not None:
-            return enforcer.cgroup_exists(self.target.cgroup_path)
+            try:
+                enforcer.snapshot("", self.target)
+            except (CgroupVanished, CgroupRefused):
+                return False
+            return True
         return any(still(process) for process in self.target.processes)
 
     def entry(self, placement: Placement, boot_id: str) -> Entry:

@@ -77,14 +77,11 @@ class Reconciler:
             return
         try:
             applied = self._enforcer.apply(placement.name, held.target, spec, held.undo)
-        except IsolationError as error:
-            self._journal.settle(
-                self._entry(replace(placement, state=PlacementState.RELEASED), held),
-                None,
-                (time.time(), "refused", f"repair failed, everything was undone: {error}"),
-            )
-            self._held.pop(placement.name, None)
-            self._viewer.put(replace(placement, state=PlacementState.RELEASED))
+        except IsolationError as error:  # taken back; tried again at the next turn
+            if placement.state is not PlacementState.PARTIAL:
+                partial = replace(placement, state=PlacementState.PARTIAL, etag=uuid.uuid4().hex[:16])
+                self._journal.update(self._entry(partial, held), (time.time(), "partial", f"repair failed: {error}"))
+                self._viewer.put(partial)
             return
         done = outcome_of(placement, applied)
         if drifts:
@@ -131,6 +128,7 @@ class Reconciler:
         try:
             applied = self._enforcer.apply(placement.name, held.target, spec_of(placement.decision), held.undo)
         except IsolationError as error:
+            self._enforcer.release(held.undo)  # what was done before the crash is not among the steps taken back
             self._held.pop(placement.name, None)
             self._journal.forget(placement.name, held.request_id, (time.time(), "recovered", f"undone: {error}"))
             self._viewer.drop(placement.name)

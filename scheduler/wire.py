@@ -381,7 +381,7 @@ def host_to(
         ],
         capabilities=[
             host_pb2.Capability(
-                name=one.name, available=one.available, detail=one.detail, loss=one.loss, remedy=one.remedy
+                name=one.name, available=bool(one.available), detail=one.detail, loss=one.loss, remedy=one.remedy
             )
             for one in capabilities
         ],

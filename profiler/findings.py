@@ -1,0 +1,49 @@
+"""What comes together while one workload is measured, until it is a profile."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from isolation.topology import Topology
+
+from profiler.records import PROFILE_FEATURES, Feature, Quality, Source, WorkloadProfile
+
+
+@dataclass(slots=True)
+class Findings:
+    """Features, doubts and notes of one measurement."""
+
+    features: list[Feature] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    quality: Quality = Quality.STABLE
+
+    def doubt(self, quality: Quality, reason: str) -> None:
+        """Note a reason not to trust the profile; the first one names its quality."""
+        self.notes.append(reason)
+        if self.quality is Quality.STABLE:
+            self.quality = quality
+
+    def add(self, name: str, value: float, source: Source, window_s: float, samples: Sequence[float] = ()) -> None:
+        """Add a feature unless its value is unknown or outside its definition."""
+        low, high = PROFILE_FEATURES[name]
+        if low <= value <= high:
+            spread = statistics.stdev(samples) if len(samples) > 1 else None
+            count = max(1, len(samples))
+            self.features.append(
+                Feature(name=name, value=value, spread=spread, source=source, window_s=window_s, samples=count)
+            )
+
+    def profile(self, name: str, cpus: int, topology: Topology) -> WorkloadProfile:
+        """Close the measurement."""
+        return WorkloadProfile(
+            name=name,
+            cpus=cpus,
+            features=tuple(self.features),
+            host_fingerprint=topology.fingerprint,
+            created_unix_s=time.time(),
+            quality=self.quality,
+            note="; ".join(self.notes),
+        )
