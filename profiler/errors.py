@@ -7,6 +7,7 @@ ProfilerError
 ├── ObservationsDamaged    a stored observation that cannot be read
 ├── StoreFailed            writing a profile, observation or model failed
 ├── WorkloadFailed         the profiled command could not start, ended early, or reported nothing
+├── CountersUnavailable    the kernel or the CPU gives no such counter
 ├── TrainingImpossible     too little data
 └── ModelMissing           no model, or none active
     └── ModelDamaged       hash, size or schema differ from the manifest
@@ -48,6 +49,10 @@ class StoreFailed(ProfilerError):
 
 class WorkloadFailed(ProfilerError):
     """The profiled command could not start, ended early, or reported nothing."""
+
+
+class CountersUnavailable(ProfilerError):
+    """The kernel or the CPU gives no such counter; the features that need it stay unknown."""
 
 
 class TrainingImpossible(ProfilerError):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from isolation.topology import Topology
-
 from profiler.records import PROFILE_FEATURES, Feature, Quality, Source, WorkloadProfile
 
 

@@ -1,0 +1,157 @@
+"""A child process of ours: started on given CPUs in its own session, paused, resumed, ended with all its family."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from resource import struct_rusage
+from types import TracebackType
+from typing import Self
+
+from isolation.cpuset import CpuSet
+from profiler.errors import WorkloadFailed
+from profiler.procfs import members
+from profiler.progress import ENVIRONMENT, ProgressLog
+
+_GRACE_S = 3.0
+_STDERR_LINES = 5
+
+
+class PinnedCommand:
+    """One running command; leaving the context ends every process of its session."""
+
+    def __init__(self, command: Sequence[str], cpus: CpuSet, folder: Path) -> None:
+        """Start it; raises WorkloadFailed saying why it cannot. The folder takes its stderr and progress lines."""
+        if not command or not command[0]:
+            raise WorkloadFailed("no command given: write it after --, for instance `-- sleep 10`")
+        self.cpus = cpus
+        self._command = tuple(command)
+        self._stderr = folder / "stderr"
+        self.progress = ProgressLog(folder / "progress")
+        self.usage: struct_rusage | None = None  #: of the whole life, children it waited for included; None = running
+        self.exit_code: int | None = None
+        environment = {**os.environ, ENVIRONMENT: str(folder / "progress")}
+        self.started_s = time.monotonic()
+        self.ended_s = self.started_s
+        self._child = self._start(cpus, environment)
+        self.pid = self._child.pid
+
+    def _start(self, cpus: CpuSet, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        """Start from a thread that is on those CPUs already: a child inherits them, with no code before exec."""
+        result: list[subprocess.Popen[bytes]] = []
+        failure: list[BaseException] = []
+
+        def start() -> None:
+            try:
+                os.sched_setaffinity(0, set(cpus))  # of this thread alone
+                with self._stderr.open("wb") as stderr:
+                    result.append(
+                        subprocess.Popen(
+                            self._command,
+                            stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL,
+                            stderr=stderr,
+                            env=environment,
+                            start_new_session=True,
+                        )
+                    )
+            except (OSError, ValueError) as error:
+                failure.append(error)
+
+        starter = threading.Thread(target=start, name="start-pinned")
+        starter.start()
+        starter.join()
+        if failure:
+            raise WorkloadFailed(self._why(failure[0], cpus)) from failure[0]
+        return result[0]
+
+    def _why(self, error: BaseException, cpus: CpuSet) -> str:
+        name = self._command[0]
+        reason = f"cannot start {name!r}: {error}"
+        if isinstance(error, FileNotFoundError):
+            reason = f"cannot start {name!r}: not found. Give the full path, or a command on $PATH"
+        elif isinstance(error, PermissionError):
+            reason = f"cannot start {name!r}: not executable by this user. Check it with `ls -l`"
+        elif isinstance(error, OSError) and error.errno == errno.ENOEXEC:
+            reason = f"cannot start {name!r}: not a program (no interpreter line?)"
+        elif isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None:
+            reason = f"cannot start {name!r} on CPUs {cpus}: this process may not use them"
+        return reason
+
+    def poll(self) -> bool:
+        """Reap it if it ended; tell whether it still runs. New progress lines are read."""
+        self.progress.poll()
+        if self.exit_code is None:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            if pid:
+                self._reaped(status, usage)
+        return self.exit_code is None
+
+    def wait(self, limit_s: float) -> bool:
+        """Wait for it to end by itself; tell whether it did."""
+        deadline_s = time.monotonic() + limit_s
+        while self.poll():
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def ended_why(self) -> str:
+        """Say with which code or signal it ended, and its last words."""
+        code = self.exit_code or 0
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        lines = self._stderr.read_text(errors="replace").strip().splitlines()[-_STDERR_LINES:]
+        printable = [("".join(one if one.isprintable() else "?" for one in line))[:200] for line in lines]
+        words = f"; it wrote: {' | '.join(printable)}" if printable else ""
+        return f"{self._command[0]!r} ended with {how} after {self.ended_s - self.started_s:.2f} s{words}"
+
+    def pause(self) -> None:
+        """Stop its process group; processes that left the group run on."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let its process group go on."""
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it and all of its session: SIGTERM, and what is left after three seconds SIGKILL. Reaps it."""
+        self._signal(signal.SIGTERM)
+        self.resume()
+        self.wait(_GRACE_S)
+        for pid in members({self.pid}):
+            if pid == self.pid and self.exit_code is not None:
+                continue
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        if self.exit_code is None:
+            _, status, usage = os.wait4(self.pid, 0)
+            self._reaped(status, usage)
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):
+            # the group is empty, or what is left of it changed its user: nothing we may signal
+            return
+
+    def _reaped(self, status: int, usage: struct_rusage) -> None:
+        self.ended_s = time.monotonic()
+        self.usage = usage
+        self.exit_code = os.waitstatus_to_exitcode(status)
+        self._child.returncode = self.exit_code  # Popen would otherwise wait for a pid that is no longer ours
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
