@@ -107,6 +107,15 @@ def test_what_is_predicted_of_residents_agrees_with_the_ledger_after_the_placeme
     assert decision.explanation.candidates[0].cost == pytest.approx(after - before, abs=1e-6)
 
 
+def test_residents_alike_count_each_in_the_cost() -> None:
+    ledger = seat(seat(TWO_CPUS, "a", "0-1", hog()), "b", "0-1", hog())
+
+    decision = put(ledger, hog(), cpus=2)
+
+    # three hogs on the same CPUs: the newcomer from 1 to 3 times, the two others from 2 to 3 times
+    assert decision.explanation.candidates[0].cost == pytest.approx(math.log(3) + 2 * math.log(3 / 2))
+
+
 def test_an_empty_host_gives_the_lowest_cpu() -> None:
     decision = put(TWO_CPUS, hog())
 
