@@ -124,9 +124,10 @@ def collect_running(
 
 
 def _check_idle(cpus: CpuSet, findings: Findings) -> None:
-    before_s = busy_s(cpus)
+    before_s, own_before_s = busy_s(cpus), time.process_time()
     time.sleep(_IDLE_CHECK_S)
-    share = (busy_s(cpus) - before_s) / _IDLE_CHECK_S / len(cpus)
+    # a progress bar of ours may draw meanwhile, on whichever CPU
+    share = (busy_s(cpus) - before_s - time.process_time() + own_before_s) / _IDLE_CHECK_S / len(cpus)
     if share > _FOREIGN_RATIO:
         findings.doubt(Quality.NOISY, f"CPUs {cpus} were {share:.0%} busy before the start")
 
@@ -138,7 +139,8 @@ def _warm_up(workload: PinnedCommand, limit_s: float, report: Report) -> None:
     last = sample({workload.pid})
     while workload.poll() and (elapsed_s := time.monotonic() - start_s) < limit_s:
         report(0.15 * elapsed_s / limit_s, "warming up")
-        time.sleep(_SLICE_S)
+        if workload.wait(_SLICE_S):
+            return
         now = sample({workload.pid})
         workload.poll()
         rate = _covered_rate(workload, last.t_s, now.t_s)
@@ -157,7 +159,7 @@ def _window(workload: PinnedCommand, cpus: CpuSet, window_s: float, findings: Fi
     with _hardware(first, findings) as counters:
         while workload.poll() and (elapsed_s := time.monotonic() - first.t_s) < window_s:
             report(0.15 + 0.45 * elapsed_s / window_s, "measuring")
-            time.sleep(min(_TICK_S, window_s - elapsed_s))
+            workload.wait(min(_TICK_S, window_s - elapsed_s))
             if time.monotonic() - marks_s[-1] >= _SLICE_S:
                 marks_s.append(time.monotonic())
         if not workload.poll():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -19,19 +20,19 @@ from profiler.errors import WorkloadFailed
 from profiler.procfs import members
 from profiler.progress import ENVIRONMENT, ProgressLog
 
-_GRACE_S = 3.0
 _STDERR_LINES = 5
 
 
 class PinnedCommand:
     """One running command; leaving the context ends every process of its session."""
 
-    def __init__(self, command: Sequence[str], cpus: CpuSet, folder: Path) -> None:
+    def __init__(self, command: Sequence[str], cpus: CpuSet, folder: Path, *, grace_s: float = 3.0) -> None:
         """Start it; raises WorkloadFailed saying why it cannot. The folder takes its stderr and progress lines."""
         if not command or not command[0]:
             raise WorkloadFailed("no command given: write it after --, for instance `-- sleep 10`")
         self.cpus = cpus
         self._command = tuple(command)
+        self._grace_s = grace_s  # between SIGTERM and SIGKILL
         self._stderr = folder / "stderr"
         self.progress = ProgressLog(folder / "progress")
         self.usage: struct_rusage | None = None  #: of the whole life, children it waited for included; None = running
@@ -41,6 +42,7 @@ class PinnedCommand:
         self.ended_s = self.started_s
         self._child = self._start(cpus, environment)
         self.pid = self._child.pid
+        self._handle = os.pidfd_open(self.pid)
 
     def _start(self, cpus: CpuSet, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start from a thread that is on those CPUs already: a child inherits them, with no code before exec."""
@@ -94,13 +96,10 @@ class PinnedCommand:
         return self.exit_code is None
 
     def wait(self, limit_s: float) -> bool:
-        """Wait for it to end by itself; tell whether it did."""
-        deadline_s = time.monotonic() + limit_s
-        while self.poll():
-            if time.monotonic() >= deadline_s:
-                return False
-            time.sleep(0.005)
-        return True
+        """Sleep so long, or until it ends by itself, noticed at once; tell whether it ended."""
+        if self.poll():
+            select.select([self._handle], [], [], limit_s)
+        return not self.poll()
 
     def ended_why(self) -> str:
         """Say with which code or signal it ended, and its last words."""
@@ -120,10 +119,10 @@ class PinnedCommand:
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it and all of its session: SIGTERM, and what is left after three seconds SIGKILL. Reaps it."""
+        """End it and all of its session: SIGTERM, and what is left after the grace SIGKILL. Reaps it."""
         self._signal(signal.SIGTERM)
         self.resume()
-        self.wait(_GRACE_S)
+        self.wait(self._grace_s)
         for pid in members({self.pid}):
             if pid == self.pid and self.exit_code is not None:
                 continue
@@ -134,6 +133,9 @@ class PinnedCommand:
         if self.exit_code is None:
             _, status, usage = os.wait4(self.pid, 0)
             self._reaped(status, usage)
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
     def _signal(self, number: signal.Signals) -> None:
         try:

@@ -25,7 +25,7 @@ def wait_out(workload: PinnedCommand, window_s: float, report: Report) -> None:
     start_s = time.monotonic()
     while workload.poll() and (elapsed_s := time.monotonic() - start_s) < 10 * window_s:
         report(0.3 * elapsed_s / (10 * window_s), "waiting for the command to end")
-        time.sleep(_TICK_S)
+        workload.wait(_TICK_S)
 
 
 def repeat(

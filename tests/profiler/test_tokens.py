@@ -1,0 +1,97 @@
+"""Token features against values computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from profiler.progress import ProgressEvent
+from profiler.records import Source
+from profiler.tokens import quantile, steady_rate, token_features
+
+# two turns: request at 1.0, first token 1.5, then every 0.1 s; a tool for 1 s; request at 3.0, tokens at 3.3 and 3.5
+RUN = [
+    ProgressEvent(1.0, "turn"),
+    ProgressEvent(1.4, "prefill", tokens=40, seconds=0.4),
+    *(ProgressEvent(t, "token") for t in (1.5, 1.6, 1.7, 1.8)),
+    ProgressEvent(1.9, "kv", bytes=1000),
+    ProgressEvent(2.9, "tool", seconds=1.0),
+    ProgressEvent(3.0, "turn"),
+    ProgressEvent(3.2, "prefill", tokens=10, seconds=0.1),
+    ProgressEvent(3.3, "token"),
+    ProgressEvent(3.5, "token"),
+    ProgressEvent(3.6, "kv", bytes=1500),
+]
+
+
+def test_features_of_two_turns_are_those_computed_by_hand() -> None:
+    found = {one.name: one.value for one in token_features(RUN, 0.0, 5.0)}
+    intervals = [0.1, 0.1, 0.1, 1.5, 0.2]
+    mean = sum(intervals) / 5
+    sigma = math.sqrt(sum((one - mean) ** 2 for one in intervals) / 5)
+
+    assert found == pytest.approx(
+        {
+            "ttft_s": (0.5 + 0.3) / 2,
+            "ttlt_s": 0.8,
+            "tbt_s": 0.1,
+            "tbt_p99_s": 0.1 + 0.97 * 0.1,
+            "decode_tokens_per_s": 4 / 0.5,
+            "prefill_tokens_per_s": 50 / 0.5,
+            "burstiness_index": sigma / mean,
+            "duty_cycle_ratio": 0.5 / 5,
+            "tool_time_ratio": 1 / 5,
+            "kv_bytes": 1500,
+        }
+    )
+
+
+def test_every_token_feature_says_where_it_comes_from() -> None:
+    assert {(one.source, one.window_s) for one in token_features(RUN, 0.0, 5.0)} == {(Source.TOKENS, 5.0)}
+
+
+def test_even_tokens_have_no_burstiness() -> None:
+    events = [ProgressEvent(float(t), "token") for t in range(10)]
+    found = {one.name: one.value for one in token_features(events, 0.0, 9.0)}
+
+    assert found["burstiness_index"] == 0
+    assert found["duty_cycle_ratio"] == 1
+    assert "ttft_s" not in found, "no request was seen, so its first token is unknown"
+
+
+def test_a_workload_without_tokens_has_no_token_features() -> None:
+    assert token_features([], 0, 1) == ()
+    assert token_features([ProgressEvent(0.5, "tool", seconds=0.1)], 0, 1) == ()
+    assert token_features(RUN, 9, 10) == ()
+
+
+def test_decode_speed_does_not_depend_on_pauses() -> None:
+    assert steady_rate(RUN, 0.0, 5.0) == pytest.approx(10.0)
+    assert steady_rate(RUN, 2.5, 5.0) is None
+
+
+@given(st.lists(st.floats(0, 1e3), min_size=1), st.floats(0, 1))
+def test_quantiles_agree_with_numpy(values: list[float], share: float) -> None:
+    assert quantile(values, share) == pytest.approx(float(np.quantile(values, share)), abs=1e-9)
+
+
+@given(
+    st.lists(
+        st.builds(
+            ProgressEvent,
+            st.floats(0, 100),
+            st.sampled_from(["turn", "token", "tool", "prefill", "kv", "else"]),
+            st.floats(-1, 1e6),
+            st.floats(-1, 1e6) | st.just(math.nan),
+            st.floats(-1, 1e15) | st.just(math.nan),
+        )
+    )
+)
+def test_any_events_give_valid_features_or_none(events: list[ProgressEvent]) -> None:
+    names = [one.name for one in token_features(events, 0.0, 50.0)]
+
+    assert len(set(names)) == len(names)
