@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Iterator
 from functools import partial
 
@@ -92,7 +93,8 @@ class ThreadAffinity:
         """
         left_over: list[str] = []
         known = {state.tid: state for state in undo.threads}
-        pids = {pid for state in undo.threads for pid in family(state.pid, files=self._files, proc_root=self._proc)}
+        ours = {state.pid for state in undo.threads if self._is_same(state)}
+        pids = {pid for one in ours for pid in family(one, files=self._files, proc_root=self._proc)}
         now = [state for pid in sorted(pids) for state in self._of_process(pid)]
         for state in now:
             earlier = known.get(state.tid)
@@ -102,8 +104,7 @@ class ThreadAffinity:
                     left_over += self._restore(state, main.cpus)
         restored = 0
         for earlier in undo.threads:
-            stat = read_stat(earlier.tid, files=self._files, proc_root=f"{self._proc}/{earlier.pid}/task")
-            if stat is not None and stat.starttime_ticks == earlier.starttime_ticks:
+            if self._is_same(earlier):
                 restored += 1
                 left_over += self._restore(earlier, earlier.cpus)
         return Released(restored=restored, gone=len(undo.threads) - restored, left_over=tuple(left_over))
@@ -130,6 +131,10 @@ class ThreadAffinity:
             earlier = self._nearest(state.pid, known) or state
         return earlier.cpus & spec.cpus or spec.cpus
 
+    def _is_same(self, state: ThreadState) -> bool:
+        stat = read_stat(state.tid, files=self._files, proc_root=f"{self._proc}/{state.pid}/task")
+        return stat is not None and stat.starttime_ticks == state.starttime_ticks
+
     def _nearest(self, pid: int, known: dict[int, ThreadState]) -> ThreadState | None:
         """Return the earlier state of the process' main thread, or of its nearest recorded ancestor."""
         seen: set[int] = set()
@@ -153,7 +158,7 @@ class ThreadAffinity:
         except ProcessLookupError:  # it ended
             return
         except ApplyFailed as cause:
-            if state.pid in named or not isinstance(cause.__cause__, PermissionError):
+            if state.pid in named or getattr(cause.__cause__, "errno", None) != errno.EPERM:
                 raise
             refused[state.tid] = str(cause)  # a descendant of another user: reported as missed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from isolation.cpuset import CpuSet
 from isolation.topology import Cpu, LlcDomain, NumaNode, Topology
@@ -72,7 +73,7 @@ def _cells(cpus: Iterable[Cpu], occupants: Mapping[int, Sequence[str]], *, merge
     cells = []
     for who, members in runs:
         threads = (CpuSet.of(core[position] for core in members) for position in range(len(who)))
-        inside = " | ".join(f"{ids} {name}" for ids, name in zip(threads, who, strict=True))
+        inside = " | ".join(f"{_ids(ids)} {name}" for ids, name in zip(threads, who, strict=True))
         cells.append(f"[{inside}]" + (f" = {len(members)} cores" if len(members) > 1 else ""))
     return cells
 
@@ -93,6 +94,13 @@ def _who(names: Sequence[str]) -> str:
     return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 2] + ".."
 
 
+def _ids(cpus: CpuSet) -> str:
+    """Format CPU ids; a long run of equal steps, as some firmware numbers them, as "0,4..76"."""
+    ids = list(cpus)
+    steps = {after - before for before, after in pairwise(ids)}
+    return f"{ids[0]},{ids[1]}..{ids[-1]}" if len(ids) > 3 and len(steps) == 1 and steps != {1} else str(cpus)
+
+
 def _node_line(node: NumaNode) -> str:
     return f"node {node.id}: {_size(node.memory_bytes)}"
 
@@ -102,7 +110,7 @@ def _llc_line(domain: LlcDomain | None, here: Sequence[Cpu]) -> str:
         return "no shared cache known"
     ways = f", {domain.ways} ways" if domain.ways else ""
     elsewhere = domain.cpus - CpuSet.of(cpu.id for cpu in here)
-    shared = f", also of CPUs {elsewhere}" if elsewhere else ""
+    shared = f", also of {_count(len(elsewhere), 'CPU')} elsewhere" if elsewhere else ""
     return f"L{domain.level} {domain.id}: {_size(domain.size_bytes)}{ways}{shared}"
 
 

@@ -139,9 +139,11 @@ class Enforcer:
                     applied = self._own.place(held.processes, spec, undo, steps)
                 else:
                     applied = self._affinity.place(held.processes, spec, undo, steps, previous=previous)
-                self._check_held(held)
+                lost = self._lost(held)
+                if lost is not None:
+                    raise lost
             except Exception as cause:
-                raise self._taken_back(name, cause, steps, undo) from cause
+                raise self._taken_back(name, self._lost(held) or cause, steps, undo) from cause
             except BaseException:  # a signal: leave no half-done work behind
                 steps.undo_all()
                 raise
@@ -232,8 +234,8 @@ class Enforcer:
             for handle in held.values():
                 self._handles.close(handle)
 
-    def _check_held(self, held: _Held) -> None:
-        """Raise if what we wrote about a pid may have hit another process, or if nobody is left.
+    def _lost(self, held: _Held) -> ProcessRefused | None:
+        """Return an error if what we wrote about a pid may have hit another process, or if nobody is left.
 
         A pid whose handle lives from before the identity check until after the last write cannot have been given to
         another process in between.
@@ -244,9 +246,8 @@ class Enforcer:
             if not self._handles.alive(handle)
         ]
         lost = [self._why_lost(process) for process in ended]
-        for one in lost:
-            if isinstance(one, ProcessReused) or len(lost) == len(held.processes):
-                raise one
+        reused = [one for one in lost if isinstance(one, ProcessReused)]
+        return next(iter(reused or lost)) if reused or (lost and len(lost) == len(held.processes)) else None
 
     def _why_lost(self, process: ProcessIdentity) -> ProcessRefused:
         who = f"process {process.pid} ({process.comm!r})"

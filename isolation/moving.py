@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
@@ -14,6 +15,8 @@ from isolation.steps import Steps, explain
 from isolation.undo import ThreadState, Undo
 
 _PASSES = 10  #: more than any program needed that was measured; what is outside then is reported as missed
+#: The group is gone, has no CPUs any more, or became one that takes no tasks.
+_HOME_IS_LOST = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOSPC, errno.EOPNOTSUPP})
 
 
 class Mover:
@@ -29,7 +32,7 @@ class Mover:
         """Record every thread of the process and of the descendants that share its group."""
         found = []
         origin = self._groups.group_of(process.pid, process.pid)
-        for pid in self._family((process,), {origin}):
+        for pid in self._family((process,), {origin}, ()):
             for thread in threads(pid, files=self._files, proc_root=self._proc):
                 cgroup = self._groups.group_of(pid, thread.tid)
                 cpus = self._allowed(pid, thread.tid)
@@ -40,7 +43,7 @@ class Mover:
 
     def living(self, processes: Iterable[ProcessIdentity], undo: Undo) -> Iterator[tuple[int, int, CpuSet]]:
         """Yield (pid, tid, CPUs it may run on) for every living thread of the placement."""
-        for pid in self._family(processes, _origins(undo)):
+        for pid in self._family(processes, _origins(undo), undo.threads):
             for tid in thread_ids(pid, files=self._files, proc_root=self._proc):
                 found = self._allowed(pid, tid)
                 if found is not None:
@@ -72,7 +75,8 @@ class Mover:
 
     def empty(self, group: str, undo: Undo) -> list[str]:
         """Send every thread in the group home; return a sentence for each that could not go to its own home."""
-        left_over: list[str] = []
+        left_over: dict[str, None] = {}
+        inside: frozenset[int] = frozenset()
         for _ in range(_PASSES):
             members = self._groups.members(group) if self._groups.exists(group) else frozenset()
             homes: dict[int, dict[int, str]] = {}
@@ -81,9 +85,12 @@ class Mover:
                 if pid is not None:
                     homes.setdefault(pid, {})[tid] = self._home_of(pid, tid, undo)
             if not homes:
-                return left_over
+                return list(left_over)
+            if members == inside:  # nobody left: trying again would not help
+                break
+            inside = members
             for pid, of_tid in homes.items():
-                left_over += self._send_home(pid, of_tid)
+                left_over.update((told, None) for told in self._send_home(pid, of_tid))
         return [*left_over, f"group {group!r} still holds threads, such as {min(members)}"]
 
     def restore_mask(self, state: ThreadState) -> list[str]:
@@ -109,12 +116,16 @@ class Mover:
     def _allowed(self, pid: int, tid: int) -> CpuSet | None:
         return allowed_cpus(pid, tid, files=self._files, proc_root=self._proc)
 
-    def _family(self, processes: Iterable[ProcessIdentity], origins: set[str | None]) -> tuple[int, ...]:
-        """Return named processes and those descendants that nobody put into a cpuset group of their own."""
+    def _family(
+        self, processes: Iterable[ProcessIdentity], origins: set[str | None], known: tuple[ThreadState, ...]
+    ) -> tuple[int, ...]:
+        """Return named processes and those descendants that nobody had put into a cpuset group of their own."""
         found: dict[int, None] = {}
+        leaders = {state.tid: state for state in known if state.tid == state.pid}
         for process in processes:
             for pid in family(process.pid, files=self._files, proc_root=self._proc):
-                if pid == process.pid or self._groups.group_of(pid, pid) in origins:
+                recorded = pid in leaders and self.is_same(leaders[pid])
+                if recorded or pid == process.pid or self._groups.group_of(pid, pid) in origins:
                     found[pid] = None
         return tuple(found)
 
@@ -122,7 +133,7 @@ class Mover:
         """Return the living threads that are not in the group, by process."""
         listed = {
             pid: thread_ids(pid, files=self._files, proc_root=self._proc)
-            for pid in self._family(processes, _origins(undo))
+            for pid in self._family(processes, _origins(undo), undo.threads)
         }
         members = self._groups.members(group)  # after the listing: a thread born in the group must not look lost
         outside = {}
@@ -157,7 +168,9 @@ class Mover:
         except ProcessLookupError:
             return []
         except OSError as cause:
-            return [self._send_higher(pid, homes, explain(cause))]
+            if cause.errno in _HOME_IS_LOST:
+                return [self._send_higher(pid, homes, explain(cause))]
+            return [f"process {pid} could not go back to its groups {sorted(set(homes.values()))}: {explain(cause)}"]
         return []
 
     def _send_higher(self, pid: int, homes: Mapping[int, str], why: str) -> str:

@@ -1,0 +1,428 @@
+"""An in-memory kernel: cpuset groups of cgroup v1 or v2, affinity, pidfds and the parts of /proc that we read.
+
+Its rules and error numbers are those of the real kernel: tests/isolation/test_cpuset_contract.py holds both to them.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from isolation.cgroup import CpusetHierarchy
+from isolation.cpuset import CpuSet, IdSet
+from isolation.enforcer import Enforcer, Mechanism
+from isolation.errors import CpuSetInvalid
+from isolation.topology import Topology
+
+_MOUNTS = {1: "/sys/fs/cgroup/cpuset", 2: "/sys/fs/cgroup"}
+_PAGE_BYTES = 4096
+
+
+@dataclass(slots=True)
+class FakeGroup:
+    cpus: IdSet = field(default_factory=IdSet)
+    mems: IdSet = field(default_factory=IdSet)
+    subtree: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class FakeThread:
+    tid: int
+    starttime_ticks: int
+    group: str
+    mask: CpuSet | None  # what it asked for itself
+    state: str = "S"
+    children: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class FakeProcess:
+    pid: int
+    ppid: int
+    uid: int
+    comm: str
+    flags: int
+    namespaces: int
+    threads: dict[int, FakeThread] = field(default_factory=dict)
+
+
+class FakeKernel:
+    """One machine. It is the files, the affinity calls and the process handles at once."""
+
+    def __init__(self, *, cpus: str = "0-3", mems: str = "0-1", version: int = 1) -> None:
+        self.version = version
+        self.mount = _MOUNTS[version]
+        self.cpus = CpuSet.parse(cpus)
+        self.mems = IdSet.parse(mems)
+        self.groups: dict[str, FakeGroup] = {"/": FakeGroup(self.cpus, self.mems)}
+        self.processes: dict[int, FakeProcess] = {}
+        self.boot_id = "5ad6ec3e-0000-4000-8000-000000000001"
+        self.steps = 0
+        self.at_step: dict[int, Callable[[], None]] = {}  # called before the change of that number
+        self.fail_at: dict[int, int] = {}  # error number instead of the change of that number
+        self.pretend_at: builtins.set[int] = builtins.set()  # success without effect
+        self._ticks = 1000
+        self._handles: dict[int, FakeProcess] = {}
+        self._next_pid = 100
+        self.spawn(pid=1, ppid=0, comm="init")
+
+    # --- for tests -----------------------------------------------------------------------------
+
+    def enforcer(self, topology: Topology, *, mechanism: Mechanism | None = None, prefix: str = "cotenant") -> Enforcer:
+        """Return an enforcer of this kernel; by default with cgroups."""
+        cgroups = Mechanism.CGROUP_V1 if self.version == 1 else Mechanism.CGROUP_V2
+        return Enforcer(
+            topology,
+            files=self,
+            affinity=self,
+            handles=self,
+            hierarchy=CpusetHierarchy(version=self.version, mount=self.mount),
+            mechanism=mechanism or cgroups,
+            prefix=prefix,
+        )
+
+    def spawn(
+        self,
+        *,
+        pid: int | None = None,
+        ppid: int = 1,
+        threads: int = 1,
+        uid: int = 0,
+        comm: str = "app",
+        group: str = "/",
+        mask: str | None = None,
+        flags: int = 0,
+        namespaces: int = 1,
+    ) -> int:
+        """Start a process with that many threads; return its pid."""
+        pid = self._fresh() if pid is None else pid
+        process = FakeProcess(pid, ppid, uid, comm, flags, namespaces)
+        self.processes[pid] = process
+        for tid in (pid, *(self._fresh() for _ in range(threads - 1))):
+            process.threads[tid] = FakeThread(tid, self._tick(), group, None if mask is None else CpuSet.parse(mask))
+        if ppid in self.processes:
+            self._leader(ppid).children.append(pid)
+        return pid
+
+    def clone(self, tid: int) -> int:
+        """Let a thread make another thread of its process; it inherits group and mask."""
+        process, thread = self._find(tid)
+        born = self._fresh()
+        process.threads[born] = FakeThread(born, self._tick(), thread.group, thread.mask)
+        return born
+
+    def fork(self, tid: int, comm: str = "child") -> int:
+        """Let a thread make a child process; it inherits group and mask."""
+        process, thread = self._find(tid)
+        pid = self.spawn(ppid=process.pid, uid=process.uid, comm=comm, group=thread.group)
+        self._leader(pid).mask = thread.mask
+        return pid
+
+    def end(self, pid: int, *, zombie: bool = False) -> None:
+        """End a process, or a single thread."""
+        process, _ = self._find(pid)
+        if pid != process.pid:
+            del process.threads[pid]
+        elif zombie:
+            process.threads = {pid: self._leader(pid)}
+            self._leader(pid).state = "Z"
+        else:
+            del self.processes[pid]
+        for other in self.processes.values():
+            for thread in other.threads.values():
+                thread.children = [child for child in thread.children if child in self.processes]
+
+    def allowed(self, tid: int) -> CpuSet:
+        """Return where a thread may run: its own mask within its group's CPUs, or those if nothing is common."""
+        _, thread = self._find(tid)
+        granted = self._granted(thread.group, "cpus")
+        return CpuSet(((thread.mask or granted) & granted or granted).mask)
+
+    def picture(self) -> dict[str, object]:
+        """Return everything a placement could have changed, to compare before and after."""
+        threads = {
+            thread.tid: (thread.group, str(self.allowed(thread.tid)))
+            for process in self.processes.values()
+            for thread in process.threads.values()
+        }
+        return {
+            "threads": threads,
+            "groups": {path: (str(group.cpus), str(group.mems)) for path, group in self.groups.items()},
+        }
+
+    # --- KernelFiles ---------------------------------------------------------------------------
+
+    def read(self, path: str) -> str:
+        """Return the content of a file of cgroupfs or /proc."""
+        if path.startswith("/proc/"):
+            return self._read_proc(path, path.split("/")[2:])
+        group, name = self._split(path)
+        found = self.groups.get(group)
+        if found is None or (name.startswith("cpuset.") and not self._has_cpuset(group)):
+            raise self._error(errno.ENOENT, path)
+        text = self._content(group, name, found)
+        if text is None:
+            raise self._error(errno.ENOENT, path)
+        return f"{text}\n"
+
+    def write(self, path: str, text: str) -> None:
+        """Obey one command, or refuse it as the kernel does."""
+        group, name = self._split(path)
+        if group not in self.groups or (name.startswith("cpuset.") and not self._has_cpuset(group)):
+            raise self._error(errno.ENOENT, path)
+        if len(text) >= _PAGE_BYTES:
+            raise self._error(errno.E2BIG, path)
+        if self._pretended(path) or not text:
+            return
+        match name:
+            case "cpuset.cpus" | "cpuset.mems":
+                self._write_set(path, group, name.removeprefix("cpuset."), text)
+            case "cgroup.procs":
+                self._attach(path, group, text, whole=True)
+            case "tasks" if self.version == 1:
+                self._attach(path, group, text, whole=False)
+            case "cgroup.threads" if self.version == 2:
+                raise self._error(errno.EOPNOTSUPP, path)  # all groups here are plain domains
+            case "cgroup.subtree_control" if self.version == 2:
+                self._control(path, group, text.strip())
+            case _:
+                raise self._error(errno.ENOENT, path)
+
+    def mkdir(self, path: str) -> None:
+        """Make a group."""
+        group, _ = self._split(f"{path}/")
+        if group in self.groups:
+            raise self._error(errno.EEXIST, path)
+        if _parent(group) not in self.groups:
+            raise self._error(errno.ENOENT, path)
+        if not self._pretended(path):
+            self.groups[group] = FakeGroup()
+
+    def rmdir(self, path: str) -> None:
+        """Remove a group without tasks and children."""
+        group, _ = self._split(f"{path}/")
+        if group not in self.groups:
+            raise self._error(errno.ENOENT, path)
+        if self._tids(group, living=True) or self._children(group):
+            raise self._error(errno.EBUSY, path)
+        if not self._pretended(path):
+            del self.groups[group]
+
+    def folders(self, path: str) -> tuple[str, ...]:
+        """Return groups below a group, processes of /proc, or threads of a process."""
+        parts = path.strip("/").split("/")
+        if parts == ["proc"]:
+            return tuple(sorted(str(pid) for pid in self.processes))
+        if parts[0] == "proc" and len(parts) == 3 and parts[2] == "task":
+            if int(parts[1]) not in self.processes:
+                raise self._error(errno.ENOENT, path)
+            return tuple(sorted(str(tid) for tid in self.processes[int(parts[1])].threads))
+        group, _ = self._split(f"{path}/")
+        if group not in self.groups:
+            raise self._error(errno.ENOENT, path)
+        return tuple(sorted(child.rpartition("/")[2] for child in self._children(group)))
+
+    # --- AffinityCalls and ProcessHandles --------------------------------------------------------
+
+    def get(self, tid: int) -> CpuSet:
+        """Return where a thread may run."""
+        if tid not in self._all_tids():
+            raise self._error(errno.ESRCH, str(tid))
+        return self.allowed(tid)
+
+    def set(self, tid: int, cpus: CpuSet) -> None:
+        """Set a thread's own mask, cut to its cpuset."""
+        if tid not in self._all_tids():
+            raise self._error(errno.ESRCH, str(tid))
+        _, thread = self._find(tid)
+        if not cpus & CpuSet(self._granted(thread.group, "cpus").mask):
+            raise self._error(errno.EINVAL, str(tid))
+        if not self._pretended(str(tid)):
+            thread.mask = cpus
+
+    def open(self, pid: int) -> int:
+        """Return a handle on a process."""
+        if pid not in self.processes:
+            raise self._error(errno.ESRCH, str(pid))
+        handle = 1000 + len(self._handles)
+        self._handles[handle] = self.processes[pid]
+        return handle
+
+    def alive(self, handle: int) -> bool:
+        """Tell whether the process behind the handle still runs."""
+        process = self._handles[handle]
+        return self.processes.get(process.pid) is process and self._leader(process.pid).state != "Z"
+
+    def close(self, handle: int) -> None:
+        """Give the handle back."""
+        assert handle in self._handles
+
+    def _content(self, group: str, name: str, found: FakeGroup) -> str | None:
+        kind = "mems" if "mems" in name else "cpus"
+        threads = "\n".join(map(str, self._tids(group)))
+        common = {"cpuset.cpus": str(found.cpus), "cpuset.mems": str(found.mems)}
+        leaders = [str(pid) for pid, one in self.processes.items() if one.threads[pid].group == group]
+        common["cgroup.procs"] = "\n".join(leaders)
+        if self.version == 1:
+            return (common | {"tasks": threads}).get(name)
+        more = {
+            f"cpuset.{kind}.effective": str(self._granted(group, kind)),
+            "cgroup.threads": threads,
+            "cgroup.subtree_control": " ".join(sorted(found.subtree)),
+            "cgroup.controllers": "cpuset" if self._has_cpuset(group) else "",
+        }
+        return (common | more).get(name)
+
+    # --- the rules -------------------------------------------------------------------------------
+
+    def _write_set(self, path: str, group: str, kind: str, text: str) -> None:
+        try:
+            wanted = IdSet.parse(text)
+        except CpuSetInvalid as cause:
+            digits = text.strip().replace("-", "").replace(",", "").isdecimal()
+            raise self._error(errno.ERANGE if digits else errno.EINVAL, path) from cause
+        top = self.groups["/"]
+        if not wanted <= getattr(top, kind):
+            raise self._error(errno.ERANGE if kind == "cpus" else errno.EINVAL, path)
+        if group == "/":
+            raise self._error(errno.EACCES, path)
+        if self.version == 1:
+            if not wanted and self._tids(group, living=True):
+                raise self._error(errno.ENOSPC, path)
+            if any(not getattr(self.groups[child], kind) <= wanted for child in self._children(group)):
+                raise self._error(errno.EBUSY, path)
+            if not wanted <= getattr(self.groups[_parent(group)], kind):
+                raise self._error(errno.EACCES, path)
+        setattr(self.groups[group], kind, wanted)
+
+    def _attach(self, path: str, group: str, text: str, *, whole: bool) -> None:
+        try:
+            tid = int(text.strip(), 0)
+        except ValueError as cause:
+            raise self._error(errno.EINVAL, path) from cause
+        if tid < 0 or tid == 2:
+            raise self._error(errno.EINVAL, path)
+        if tid not in self._all_tids():
+            raise self._error(errno.ESRCH, path)
+        if self.version == 1 and not (self.groups[group].cpus and self.groups[group].mems):
+            raise self._error(errno.ENOSPC, path)
+        if self.version == 2 and group != "/" and self.groups[group].subtree:
+            raise self._error(errno.EBUSY, path)
+        process, thread = self._find(tid)
+        for one in process.threads.values() if whole else (thread,):
+            if one.state != "Z":
+                one.group = group
+
+    def _control(self, path: str, group: str, command: str) -> None:
+        if command not in {"+cpuset", "-cpuset"}:
+            raise self._error(errno.EINVAL, path)
+        if command == "-cpuset":
+            if any(self.groups[child].subtree for child in self._children(group)):
+                raise self._error(errno.EBUSY, path)
+            self.groups[group].subtree.discard("cpuset")
+            return
+        if not self._has_cpuset(group):
+            raise self._error(errno.ENOENT, path)
+        if group != "/" and self._tids(group):
+            raise self._error(errno.EBUSY, path)
+        self.groups[group].subtree.add("cpuset")
+
+    def _granted(self, group: str, kind: str) -> IdSet:
+        own = IdSet(getattr(self.groups[group], kind).mask)
+        if self.version == 1 or group == "/":
+            return own
+        above = self._granted(_parent(group), kind)
+        return own & above or above
+
+    def _has_cpuset(self, group: str) -> bool:
+        return self.version == 1 or group == "/" or "cpuset" in self.groups[_parent(group)].subtree
+
+    def _read_proc(self, path: str, parts: list[str]) -> str:
+        match parts:
+            case ["self", "mountinfo"]:
+                kind = "cgroup cgroup rw,cpuset" if self.version == 1 else "cgroup2 cgroup2 rw"
+                return f"30 20 0:27 / {self.mount} rw,relatime - {kind}\n"
+            case ["sys", "kernel", "pid_max"]:
+                return "32768\n"
+            case ["sys", "kernel", "random", "boot_id"]:
+                return f"{self.boot_id}\n"
+            case [number, name] if number.isdecimal() and int(number) in self._all_tids():
+                return self._read_thread(path, *self._find(int(number)), name)
+            case [number, "task", tid, name] if number.isdecimal() and tid.isdecimal():
+                process = self.processes.get(int(number))
+                if process is not None and int(tid) in process.threads:
+                    return self._read_thread(path, process, process.threads[int(tid)], name)
+        raise self._error(errno.ENOENT, path)
+
+    def _read_thread(self, path: str, process: FakeProcess, thread: FakeThread, name: str) -> str:
+        match name:
+            case "stat":
+                before = f"{thread.tid} ({process.comm}) {thread.state} {process.ppid} 1 1 0 -1 {process.flags}"
+                return f"{before} {' 0' * 12} {thread.starttime_ticks} 0 0\n"
+            case "status":
+                spaces = "\t".join([str(process.pid)] * process.namespaces)
+                uids = "\t".join([str(process.uid)] * 4)
+                return (
+                    f"Name:\t{process.comm}\nState:\t{thread.state} (x)\nTgid:\t{process.pid}\nNSpid:\t{spaces}\n"
+                    f"Uid:\t{uids}\nCpus_allowed_list:\t{self.allowed(thread.tid)}\n"
+                )
+            case "cgroup":
+                return f"3:cpuset:{thread.group}\n" if self.version == 1 else f"0::{thread.group}\n"
+            case "children":
+                return " ".join(map(str, thread.children))
+        raise self._error(errno.ENOENT, path)
+
+    def _pretended(self, path: str) -> bool:
+        """Count one change; fail or pretend if a test asked for it."""
+        self.steps += 1
+        if self.steps in self.at_step:
+            self.at_step[self.steps]()
+        if self.steps in self.fail_at:
+            raise self._error(self.fail_at[self.steps], path)
+        return self.steps in self.pretend_at
+
+    def _tids(self, group: str, *, living: bool = False) -> list[int]:
+        return [
+            thread.tid
+            for process in self.processes.values()
+            for thread in process.threads.values()
+            if thread.group == group and not (living and thread.state == "Z")
+        ]
+
+    def _children(self, group: str) -> list[str]:
+        return [one for one in self.groups if one != "/" and _parent(one) == group]
+
+    def _all_tids(self) -> frozenset[int]:
+        return frozenset(tid for process in self.processes.values() for tid in process.threads)
+
+    def _find(self, tid: int) -> tuple[FakeProcess, FakeThread]:
+        process = next(one for one in self.processes.values() if tid in one.threads)
+        return process, process.threads[tid]
+
+    def _leader(self, pid: int) -> FakeThread:
+        return self.processes[pid].threads[pid]
+
+    def _split(self, path: str) -> tuple[str, str]:
+        if not path.startswith(self.mount):
+            raise self._error(errno.ENOENT, path)
+        group, _, name = path.removeprefix(self.mount).rpartition("/")
+        return group or "/", name
+
+    def _fresh(self) -> int:
+        self._next_pid += 1
+        return self._next_pid
+
+    def _tick(self) -> int:
+        self._ticks += 1
+        return self._ticks
+
+    @staticmethod
+    def _error(code: int, path: str) -> OSError:
+        return OSError(code, os.strerror(code), path)
+
+
+def _parent(group: str) -> str:
+    return group.rpartition("/")[0] or "/"
