@@ -91,30 +91,39 @@ class ThreadAffinity:
 
         A later thread that pinned itself, so that it differs from its main thread now, keeps what it chose.
         """
-        left_over: list[str] = []
+        left_over: dict[str, None] = {}
         known = {state.tid: state for state in undo.threads}
-        ours = {state.pid for state in undo.threads if self._is_same(state)}
-        pids = {pid for one in ours for pid in family(one, files=self._files, proc_root=self._proc)}
-        now = [state for pid in sorted(pids) for state in self._of_process(pid)]
-        for state in now:
-            earlier = known.get(state.tid)
-            if earlier is None or earlier.starttime_ticks != state.starttime_ticks:
-                main = self._nearest(state.pid, known)
-                if main is not None and state.cpus in {one.cpus for one in now if one.tid == main.tid}:
-                    left_over += self._restore(state, main.cpus)
+        ours = sorted({state.pid for state in undo.threads if self._is_same(state)})
+        placed = {state.tid: state.cpus for pid in ours for state in self._of_process(pid)}
         restored = 0
         for earlier in undo.threads:
             if self._is_same(earlier):
                 restored += 1
-                left_over += self._restore(earlier, earlier.cpus)
+                left_over.update((told, None) for told in self._restore(earlier, earlier.cpus))
+        for _ in range(_PASSES):  # a thread not yet restored may bear one more meanwhile
+            born = [
+                (state, main.cpus)
+                for pid in dict.fromkeys(one for pid in ours for one in self._family(pid))
+                for state in self._of_process(pid)
+                if state.tid not in known or known[state.tid].starttime_ticks != state.starttime_ticks
+                if (main := self._nearest(pid, known)) is not None
+                if state.cpus == placed.get(main.tid, state.cpus) != main.cpus
+            ]
+            if not born:
+                break
+            for state, cpus in born:
+                left_over.update((told, None) for told in self._restore(state, cpus))
         return Released(restored=restored, gone=len(undo.threads) - restored, left_over=tuple(left_over))
 
     def _states(self, processes: Iterable[ProcessIdentity]) -> Iterator[ThreadState]:
         pids: dict[int, None] = {}
         for process in processes:
-            pids.update((pid, None) for pid in family(process.pid, files=self._files, proc_root=self._proc))
+            pids.update((pid, None) for pid in self._family(process.pid))
         for pid in pids:
             yield from self._of_process(pid)
+
+    def _family(self, pid: int) -> tuple[int, ...]:
+        return family(pid, files=self._files, proc_root=self._proc)
 
     def _of_process(self, pid: int) -> Iterator[ThreadState]:
         for thread in threads(pid, files=self._files, proc_root=self._proc):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 _PROGRAM = """
 import os, sys, threading, time
+import signal
 threads, pinned, children, churn = map(int, sys.argv[1:5])
 def idle(number):
     if number < pinned:
@@ -23,11 +24,18 @@ for _ in range(children):
         threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
         time.sleep(600)
 time.sleep(0.05)
+def grow(*_):
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    if os.fork() == 0:
+        time.sleep(600)
+    print("grown", flush=True)
+signal.signal(signal.SIGUSR1, grow)
 print("up", flush=True)
 while churn:
     threading.Thread(target=time.sleep, args=(0.02,)).start()
     time.sleep(0.0005)
-time.sleep(600)
+while True:
+    time.sleep(600)
 """
 
 

@@ -1,0 +1,238 @@
+"""The enforcer on this host's kernel, with real processes: cpuset groups (root) and affinity (anybody)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from isolation.cgroup import find_hierarchy
+from isolation.cpuset import CpuSet
+from isolation.enforcer import Enforcer, Mechanism, Target, Undo
+from isolation.errors import ApplyFailed, ProcessGone
+from isolation.process import identify
+from isolation.spec import IsolationSpec
+from isolation.topology import read_topology
+from tests.fakes.children import end_group, real_process
+
+ON_1 = IsolationSpec(cpus=CpuSet.parse("1"))
+PREFIX = f"cotenant-test-{os.getpid()}"
+
+
+def _enforcer(kind: str) -> Enforcer:
+    topology = read_topology()
+    if not CpuSet.parse("0-1") <= topology.usable:
+        pytest.skip("needs CPUs 0 and 1")
+    if kind == "affinity":
+        return Enforcer.for_host(topology, mechanism=Mechanism.AFFINITY, prefix=PREFIX)
+    enforcer = Enforcer.for_host(topology, prefix=PREFIX)
+    if enforcer.mechanism is Mechanism.AFFINITY:
+        pytest.skip("needs root and a writable cpuset hierarchy")
+    return enforcer
+
+
+@pytest.fixture(params=["affinity", pytest.param("cgroup", marks=pytest.mark.root)])
+def enforcer(request: pytest.FixtureRequest) -> Iterator[Enforcer]:
+    one = _enforcer(request.param)
+    yield one
+    assert one.groups() == ()
+
+
+def target_of(pid: int) -> Target:
+    return Target(processes=(identify(pid, allowed_uids=frozenset({os.getuid()})),))
+
+
+def picture(*pids: int) -> dict[int, tuple[str, str]]:
+    """Return cgroups and allowed CPUs of every thread, as the kernel tells them."""
+    found = {}
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            status = (task / "status").read_text(encoding="utf-8")
+            cpus = next(line for line in status.splitlines() if line.startswith("Cpus_allowed_list"))
+            found[int(task.name)] = ((task / "cgroup").read_text(encoding="utf-8"), cpus.split()[1])
+    return found
+
+
+def tree(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    return [pid, *map(int, children)]
+
+
+def test_every_thread_and_child_is_placed_and_everything_is_restored(enforcer: Enforcer) -> None:
+    with real_process(threads=20, pinned=4, children=2) as pid:
+        before = picture(*tree(pid))
+        target = target_of(pid)
+        undo = enforcer.snapshot("many", target)
+        applied = enforcer.apply("many", target, ON_1, undo)
+        placed = {cpus for _, cpus in picture(*tree(pid)).values()}
+        again = enforcer.apply("many", target, ON_1, Undo.from_json(undo.to_json()))
+        drifts = enforcer.verify(target, ON_1, undo)
+        released = enforcer.release(undo)
+        after = picture(*tree(pid))
+
+    assert (applied.threads, applied.complete) == (24, True)
+    assert placed == {"1"}
+    assert again.writes == 0
+    assert drifts == ()
+    assert (released.restored, released.gone, released.left_over) == (24, 0, ())
+    assert after == before
+    assert {cpus for _, cpus in before.values()} == {"0", "1", "0-1"}
+
+
+def test_own_masks_stay_narrow_inside_a_wide_placement(enforcer: Enforcer) -> None:
+    with real_process(threads=5, pinned=2) as pid:
+        target = target_of(pid)
+        undo = enforcer.snapshot("wide", target)
+        applied = enforcer.apply("wide", target, IsolationSpec(cpus=CpuSet.parse("0-1")), undo)
+        enforcer.release(undo)
+
+    assert len(applied.narrowed) == 2
+
+
+def test_thread_churn_is_caught_and_released(enforcer: Enforcer) -> None:
+    with real_process(threads=4, churn=True) as pid:
+        before = picture(pid)[pid]
+        target = target_of(pid)
+        undo = enforcer.snapshot("churn", target)
+        applied = enforcer.apply("churn", target, ON_1, undo)
+        time.sleep(0.1)
+        found = enforcer.verify(target, ON_1, undo)
+        released = enforcer.release(undo)
+        time.sleep(0.1)
+        states = _stable(lambda: picture(pid))
+
+    assert applied.complete
+    assert found == ()
+    assert released.left_over == ()
+    assert set(states.values()) == {before}
+
+
+def _stable(read: Callable[[], dict[int, tuple[str, str]]]) -> dict[int, tuple[str, str]]:
+    """Read again while threads end between listing and reading."""
+    for _ in range(200):
+        try:
+            return read()
+        except (FileNotFoundError, ProcessLookupError, StopIteration):
+            continue
+    raise AssertionError("the process never held still")
+
+
+def test_children_born_while_placed_go_home_with_their_parent(enforcer: Enforcer) -> None:
+    with real_process(threads=2) as parent:
+        before = picture(parent)[parent]
+        target = target_of(parent)
+        undo = enforcer.snapshot("family", target)
+        enforcer.apply("family", target, ON_1, undo)
+        os.kill(parent, signal.SIGUSR1)  # one more thread and one more child
+        _wait(lambda: len(tree(parent)) == 2 and len(picture(parent)) == 3)
+        grown = set(picture(*tree(parent)).values())
+        released = enforcer.release(undo)
+        after = picture(*tree(parent))
+
+    assert {cpus for _, cpus in grown} == {"1"}
+    assert released.left_over == ()
+    assert set(after.values()) == {before}
+    assert len(after) == 4
+
+
+def _wait(until: Callable[[], bool]) -> None:
+    limit_s = time.monotonic() + 5
+    while not until():
+        assert time.monotonic() < limit_s
+        time.sleep(0.01)
+
+
+def test_a_process_that_died_before_apply_is_gone(enforcer: Enforcer) -> None:
+    with real_process() as pid:
+        target = target_of(pid)
+        undo = enforcer.snapshot("short", target)
+        end_group(pid)
+        time.sleep(0.05)
+        with pytest.raises(ProcessGone, match=f"process {pid} "):
+            enforcer.apply("short", target, ON_1, undo)
+
+    assert enforcer.groups() == ()
+
+
+def test_a_process_that_died_after_apply_is_released_as_gone(enforcer: Enforcer) -> None:
+    with real_process(threads=3) as pid:
+        target = target_of(pid)
+        undo = enforcer.snapshot("late", target)
+        enforcer.apply("late", target, ON_1, undo)
+        end_group(pid)
+        time.sleep(0.05)
+        released = enforcer.release(undo)
+
+    assert (released.restored, released.gone, released.left_over) == (0, 3, ())
+
+
+@pytest.fixture
+def mount() -> str:
+    hierarchy = find_hierarchy()
+    if hierarchy is None or hierarchy.version != 1 or not os.access(hierarchy.mount, os.W_OK):
+        pytest.skip("needs root and a writable cgroup v1 cpuset hierarchy")
+    return hierarchy.mount
+
+
+@pytest.mark.root
+def test_an_existing_group_is_confined_by_its_files_and_restored(mount: str) -> None:
+    enforcer = _enforcer("cgroup")
+    group = Path(mount) / f"cotenant_test_existing_{os.getpid()}"
+    inner = group / "inner"
+    with real_process(threads=3) as pid:
+        for folder in (group, inner):
+            folder.mkdir()
+            (folder / "cpuset.mems").write_text("0", encoding="utf-8")
+            (folder / "cpuset.cpus").write_text("0-1" if folder == group else "0", encoding="utf-8")
+        try:
+            (inner / "cgroup.procs").write_text(str(pid), encoding="utf-8")
+            before = picture(pid)
+            target = Target(cgroup_path=f"/{group.name}")
+            undo = enforcer.snapshot("existing", target)
+            applied = enforcer.apply("existing", target, ON_1, undo)
+            placed = {cpus for _, cpus in picture(pid).values()}
+            drifts = enforcer.verify(target, ON_1, undo)
+            again = enforcer.apply("existing", target, ON_1, undo)
+            released = enforcer.release(undo)
+            after = picture(pid)
+            texts = [(folder / "cpuset.cpus").read_text(encoding="utf-8").strip() for folder in (group, inner)]
+        finally:
+            (Path(mount) / "cgroup.procs").write_text(str(pid), encoding="utf-8")
+            inner.rmdir()
+            group.rmdir()
+
+    assert (applied.threads, again.writes, drifts) == (3, 0, ())
+    assert placed == {"1"}
+    assert released.left_over == ()
+    assert texts == ["0-1", "0"]
+    assert after == before
+
+
+@pytest.mark.root
+def test_a_foreign_exclusive_group_makes_apply_fail_and_undo(mount: str) -> None:
+    enforcer = _enforcer("cgroup")
+    rival = Path(mount) / f"cotenant_test_rival_{os.getpid()}"
+    rival.mkdir()
+    with real_process(threads=3) as pid:
+        try:
+            (rival / "cpuset.mems").write_text("0", encoding="utf-8")
+            (rival / "cpuset.cpus").write_text("1", encoding="utf-8")
+            try:
+                (rival / "cpuset.cpu_exclusive").write_text("1", encoding="utf-8")
+            except OSError:
+                pytest.skip("another group of this host overlaps, so none can be exclusive")
+            before = picture(pid)
+            target = target_of(pid)
+            undo = enforcer.snapshot("web", target)
+            with pytest.raises(ApplyFailed, match="EINVAL"):
+                enforcer.apply("web", target, ON_1, undo)
+            after = picture(pid)
+        finally:
+            rival.rmdir()
+
+    assert after == before
+    assert enforcer.groups() == ()
