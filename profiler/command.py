@@ -35,7 +35,7 @@ class PinnedCommand:
         self._grace_s = grace_s  # between SIGTERM and SIGKILL
         self._stderr = folder / "stderr"
         self.progress = ProgressLog(folder / "progress")
-        self.usage: struct_rusage | None = None  #: of the whole life, children it waited for included; None = running
+        self.usage: struct_rusage | None = None  #: of the whole life, with children it waited for; None until closed
         self.exit_code: int | None = None
         environment = {**os.environ, ENVIRONMENT: str(folder / "progress")}
         self.started_s = time.monotonic()
@@ -87,12 +87,13 @@ class PinnedCommand:
         return reason
 
     def poll(self) -> bool:
-        """Reap it if it ended; tell whether it still runs. New progress lines are read."""
+        """Tell whether it still runs; reads new progress lines. Not reaped, so its pid stays ours until close."""
         self.progress.poll()
         if self.exit_code is None:
-            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
-            if pid:
-                self._reaped(status, usage)
+            ended = os.waitid(os.P_PIDFD, self._handle, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is not None:
+                self.ended_s = time.monotonic()
+                self.exit_code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
         return self.exit_code is None
 
     def wait(self, limit_s: float) -> bool:
@@ -119,36 +120,37 @@ class PinnedCommand:
         self._signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it and all of its session: SIGTERM, and what is left after the grace SIGKILL. Reaps it."""
+        """End it and all of its session: SIGTERM, and what is left after the grace SIGKILL. Reaps it.
+
+        Raises WorkloadFailed naming those that cannot be ended, such as a command that became another user.
+        """
+        if self._handle < 0:
+            return
         self._signal(signal.SIGTERM)
         self.resume()
         self.wait(self._grace_s)
-        for pid in members({self.pid}):
-            if pid == self.pid and self.exit_code is not None:
-                continue
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        if self.exit_code is None:
-            _, status, usage = os.wait4(self.pid, 0)
-            self._reaped(status, usage)
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        deadline_s = time.monotonic() + self._grace_s
+        while left := members({self.pid}):  # again and again: one may fork while we kill
+            for pid in left:
+                _kill(pid)
+            if time.monotonic() > deadline_s:
+                raise WorkloadFailed(f"cannot end pids {sorted(left)} of {self._command[0]!r}: end them yourself")
+            time.sleep(0.002)
+        self.poll()
+        _, status, self.usage = os.wait4(self.pid, 0)
+        self._child.returncode = os.waitstatus_to_exitcode(
+            status
+        )  # Popen would otherwise wait for a pid no longer ours
+        os.close(self._handle)
+        self._handle = -1
 
     def _signal(self, number: signal.Signals) -> None:
+        if self._handle < 0:
+            return  # reaped: its number may belong to somebody else by now
         try:
             os.killpg(self.pid, number)
         except (ProcessLookupError, PermissionError):
-            # the group is empty, or what is left of it changed its user: nothing we may signal
-            return
-
-    def _reaped(self, status: int, usage: struct_rusage) -> None:
-        self.ended_s = time.monotonic()
-        self.usage = usage
-        self.exit_code = os.waitstatus_to_exitcode(status)
-        self._child.returncode = self.exit_code  # Popen would otherwise wait for a pid that is no longer ours
+            return  # nobody left in the group, or nobody we may signal: close says so
 
     def __enter__(self) -> Self:
         return self
@@ -157,3 +159,10 @@ class PinnedCommand:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return  # gone, or not ours to end: close finds it still there and says so

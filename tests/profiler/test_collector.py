@@ -145,6 +145,19 @@ def test_a_stubborn_command_and_its_runaway_child_are_killed(tmp_path: Path) -> 
     assert len(family) == 2
     assert running.exit_code == -signal.SIGKILL
     assert members({running.pid}) == frozenset()
+    assert not any(Path(f"/proc/{pid}/task").exists() and pid == running.pid for pid in family), "it was reaped"
+
+
+def test_a_closed_command_is_never_signalled_again(tmp_path: Path) -> None:
+    with PinnedCommand(["sleep", "0.05"], ONE_CPU, tmp_path) as running:
+        assert running.wait(10)
+        assert Path(f"/proc/{running.pid}").exists(), "not reaped: nobody else can get its pid"
+    running.pause()
+    running.close()
+
+    assert running.exit_code == 0
+    assert running.usage is not None
+    assert running.usage.ru_maxrss > 0
 
 
 def test_a_paused_command_makes_no_progress_and_still_ends(tmp_path: Path) -> None:
