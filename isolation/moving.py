@@ -113,6 +113,10 @@ class Mover:
         """Tell whether the thread is in its earlier group; None = it has ended."""
         return self._groups.group_of(state.pid, state.tid) == state.cgroup if self.is_same(state) else None
 
+    def is_alive(self, pid: int, tid: int) -> bool:
+        """Tell whether the thread runs; one that is ending is in no group any more, which is no escape."""
+        return read_stat(tid, files=self._files, proc_root=f"{self._proc}/{pid}/task") is not None
+
     def _allowed(self, pid: int, tid: int) -> CpuSet | None:
         return allowed_cpus(pid, tid, files=self._files, proc_root=self._proc)
 
@@ -138,7 +142,7 @@ class Mover:
         members = self._groups.members(group)  # after the listing: a thread born in the group must not look lost
         outside = {}
         for pid, tids in listed.items():
-            lost = tuple(tid for tid in tids if tid not in members and self._allowed(pid, tid) is not None)
+            lost = tuple(tid for tid in tids if tid not in members and self.is_alive(pid, tid))
             if lost:
                 outside[pid] = lost
         return outside

@@ -76,7 +76,7 @@ class OwnGroup:
         for pid, tid, found in living:
             if tid not in members:
                 where = self._groups.group_of(pid, tid)
-                if where is not None:
+                if where is not None and self._mover.is_alive(pid, tid):
                     drifts.append(Drift(tid=tid, expected=f"group {group}", found=f"group {where}"))
             elif not found <= spec.cpus:
                 drifts.append(Drift(tid=tid, expected=f"cpus {spec.cpus}", found=f"cpus {found}"))

@@ -10,6 +10,7 @@ from isolation.errors import ForeignProcess, KernelThread, ProcessGone, ProcessR
 from isolation.kernelfs import HOST_FILES, KernelFiles
 
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
+_EXITING = 0x00000004  # PF_EXITING: already out of its cgroup, not yet a zombie
 _LARGEST_PID = 4 * 1024 * 1024  # PID_MAX_LIMIT of 64-bit kernels
 _DEAD = frozenset("ZXx")
 
@@ -60,8 +61,8 @@ class Stat:
 
     @property
     def dead(self) -> bool:
-        """Tell whether only a zombie is left: the kernel accepts writes about it that do nothing."""
-        return self.state in _DEAD
+        """Tell whether it ends or only a zombie is left: the kernel accepts writes about it that do nothing."""
+        return self.state in _DEAD or bool(self.flags & _EXITING)
 
 
 def boot_id(*, files: KernelFiles = HOST_FILES, proc_root: str = "/proc") -> str:

@@ -14,7 +14,7 @@ from isolation.cgroup import find_hierarchy
 from isolation.cpuset import CpuSet
 from isolation.enforcer import Enforcer, Mechanism, Target, Undo
 from isolation.errors import ApplyFailed, ProcessGone
-from isolation.process import identify
+from isolation.process import identify, read_stat
 from isolation.spec import IsolationSpec
 from isolation.topology import read_topology
 from tests.fakes.children import end_group, real_process
@@ -53,7 +53,9 @@ def picture(*pids: int) -> dict[int, tuple[str, str]]:
         for task in Path(f"/proc/{pid}/task").iterdir():
             status = (task / "status").read_text(encoding="utf-8")
             cpus = next(line for line in status.splitlines() if line.startswith("Cpus_allowed_list"))
-            found[int(task.name)] = ((task / "cgroup").read_text(encoding="utf-8"), cpus.split()[1])
+            cgroups = (task / "cgroup").read_text(encoding="utf-8")
+            if read_stat(int(task.name), proc_root=f"/proc/{pid}/task"):  # one that ends is in no group any more
+                found[int(task.name)] = (cgroups, cpus.split()[1])
     return found
 
 
