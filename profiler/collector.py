@@ -79,7 +79,7 @@ def collect(
                 _require_progress(workload, metric)
                 if probes:
                     report(0.6, "probing the cache")
-                    _probe(workload, cpus, topology, folder, findings)
+                    _probe(workload, cpus, topology, findings, report)
             elif metric == "progress":
                 raise WorkloadFailed(f"{workload.ended_why()}, before the window of {window_s:g} s was over")
         if ended:
@@ -214,7 +214,7 @@ def _require_progress(workload: PinnedCommand, metric: str) -> None:
         )
 
 
-def _probe(workload: PinnedCommand, cpus: CpuSet, topology: Topology, folder: Path, findings: Findings) -> None:
+def _probe(workload: PinnedCommand, cpus: CpuSet, topology: Topology, findings: Findings, report: Report) -> None:
     domain = next((one for one in topology.llc_domains if cpus <= one.cpus), None)
     if domain is None or domain.size_bytes is None:
         findings.notes.append(f"no probes: CPUs {cpus} do not lie within one last-level cache of known size")
@@ -234,8 +234,9 @@ def _probe(workload: PinnedCommand, cpus: CpuSet, topology: Topology, folder: Pa
         cpus=cpus,
         probe_cpu=choice[-1],
         llc_bytes=domain.size_bytes,
-        folder=folder,
+        folder=workload.folder,
         slice_s=_SLICE_S if duty > 0.9 else 2 * _SLICE_S,
+        on_progress=lambda share: report(0.6 + 0.4 * share, "probing the cache"),
     )
     findings.features.extend(result.features)
     findings.notes.extend(result.notes)

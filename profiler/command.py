@@ -31,6 +31,7 @@ class PinnedCommand:
         if not command or not command[0]:
             raise WorkloadFailed("no command given: write it after --, for instance `-- sleep 10`")
         self.cpus = cpus
+        self.folder = folder
         self._command = tuple(command)
         self._grace_s = grace_s  # between SIGTERM and SIGKILL
         self._stderr = folder / "stderr"

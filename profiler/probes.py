@@ -63,21 +63,37 @@ class Probe(PinnedCommand):
 
 
 def measure(
-    workload: PinnedCommand, *, cpus: CpuSet, probe_cpu: int, llc_bytes: int, folder: Path, slice_s: float = 0.5
+    workload: PinnedCommand,
+    *,
+    cpus: CpuSet,
+    probe_cpu: int,
+    llc_bytes: int,
+    folder: Path,
+    slice_s: float = 0.5,
+    on_progress: Callable[[float], None] | None = None,
 ) -> ProbeResult:
     """Probe a running workload of ours from another CPU of its LLC; it is paused now and then and left running."""
     features: list[Feature] = []
     notes: list[str] = []
+    slices_done = 0
+
+    def rest() -> None:
+        nonlocal slices_done
+        if on_progress is not None:
+            on_progress(slices_done / (3 * (2 * _PAIRS + 1)))
+        slices_done += 1
+        time.sleep(slice_s)
+
     with Probe("reporter", probe_cpu, llc_bytes, folder / "reporter") as reporter:
         workload.pause()
         with Probe("pressure", next(iter(cpus)), llc_bytes, folder / "full") as streamer:
-            full = _alternate(reporter.progress, streamer.pause, streamer.resume, slice_s)
-        beside = _alternate(reporter.progress, workload.pause, workload.resume, slice_s)
+            full = _alternate(reporter.progress, streamer.pause, streamer.resume, rest)
+        beside = _alternate(reporter.progress, workload.pause, workload.resume, rest)
         workload.resume()
     _pressure(beside, full, slice_s, features, notes)
     if workload.poll() and workload.progress.covered_s is not None:
         with Probe("pressure", probe_cpu, llc_bytes, folder / "pressure") as streamer:
-            slowdowns = _alternate(workload.progress, streamer.pause, streamer.resume, slice_s)
+            slowdowns = _alternate(workload.progress, streamer.pause, streamer.resume, rest)
         _sensitivity(slowdowns, slice_s, features, notes)
     else:
         notes.append("cache sensitivity unknown: the workload reports no progress while it runs")
@@ -85,7 +101,7 @@ def measure(
 
 
 def _alternate(
-    log: ProgressLog, alone: Callable[[], None], together: Callable[[], None], slice_s: float
+    log: ProgressLog, alone: Callable[[], None], together: Callable[[], None], rest: Callable[[], None]
 ) -> list[float]:
     """Give slowdown factors of whoever writes the log: rate alone (mean of the slices around) / rate together."""
     rates: list[float | None] = []
@@ -93,7 +109,7 @@ def _alternate(
         (together if number % 2 else alone)()
         time.sleep(_SETTLE_S)
         start_s = time.monotonic()
-        time.sleep(slice_s)
+        rest()
         rates.append(_rate(log, start_s, time.monotonic()))
     alone()
     found: list[float] = []

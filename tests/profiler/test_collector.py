@@ -35,8 +35,8 @@ def test_a_steady_workload_is_described_and_ended() -> None:
         "steady",
         [*WORKLOAD, "steady"],
         cpus=ONE_CPU,
-        window_s=1.2,
-        warmup_s=1.0,
+        window_s=0.8,
+        warmup_s=0.5,
         probes=False,
         on_progress=lambda share, stage: stages.append((share, stage)),
     )
@@ -54,7 +54,7 @@ def test_a_steady_workload_is_described_and_ended() -> None:
 
 
 def test_an_agent_gets_token_features() -> None:
-    found = collect("agent", [*WORKLOAD, "agent"], cpus=ONE_CPU, window_s=1.5, warmup_s=0.5, probes=False)
+    found = collect("agent", [*WORKLOAD, "agent"], cpus=ONE_CPU, window_s=1.2, warmup_s=0.1, probes=False)
 
     assert 0.009 < found.value("tbt_s") < 0.05
     assert 0.2 < found.value("tool_time_ratio") < 0.7

@@ -21,13 +21,22 @@ def test_a_workload_that_sleeps_does_not_press_and_stays_running(tmp_path: Path)
     if len(CPUS) < 2:
         pytest.skip("probes need a second CPU")
     workload = [sys.executable, str(Path(__file__).with_name("workload.py")), "steady"]
+    shares: list[float] = []
     with PinnedCommand(workload, CpuSet.of(CPUS[:1]), tmp_path) as running:
         result = measure(
-            running, cpus=CpuSet.of(CPUS[:1]), probe_cpu=CPUS[1], llc_bytes=SMALL_LLC, folder=tmp_path, slice_s=0.1
+            running,
+            cpus=CpuSet.of(CPUS[:1]),
+            probe_cpu=CPUS[1],
+            llc_bytes=SMALL_LLC,
+            folder=tmp_path,
+            slice_s=0.1,
+            on_progress=shares.append,
         )
 
         assert running.poll(), "it goes on after the probes"
 
+    assert shares == sorted(shares)
+    assert shares[0] == 0
     found = {one.name: one.value for one in result.features}
     assert 0.7 < found["cache_sensitivity_sf"] < 1.5
     assert found.get("cache_pressure_ratio", 0.0) <= 2.0
