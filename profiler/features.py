@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,16 +76,29 @@ def profile_columns(profile: WorkloadProfile | None) -> list[float]:
     return [math.log1p(value) if log else value for value, log in zip(values, PROFILE_COLUMNS.values(), strict=True)]
 
 
+def pair_rows(
+    pairs: Sequence[tuple[WorkloadProfile | None, WorkloadProfile | None, Relation]], host: HostTraits
+) -> NDArray[np.float32]:
+    """Give the rows of many pairs: [n_pairs, n_features] float32; each profile is unpacked once."""
+    columns: dict[int, list[float]] = {}
+    for victim, aggressor, _ in pairs:
+        for one in (victim, aggressor):
+            if id(one) not in columns:
+                columns[id(one)] = profile_columns(one)
+    llc = [math.log1p(host.llc_bytes)]
+    rows = [
+        columns[id(victim)]
+        + columns[id(aggressor)]
+        + [one.same_cpu, one.same_core, one.same_l2, one.same_llc, one.same_node, one.same_package]
+        + llc
+        for victim, aggressor, one in pairs
+    ]
+    return np.array(rows, dtype=np.float32).reshape(len(rows), len(FEATURE_NAMES))
+
+
 def pair_row(
     victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, relation: Relation, host: HostTraits
 ) -> NDArray[np.float32]:
     """Give the row of one pair: [n_features] float32."""
-    return np.array(
-        [
-            *profile_columns(victim),
-            *profile_columns(aggressor),
-            *(getattr(relation, name) for name in RELATION_COLUMNS),
-            math.log1p(host.llc_bytes),
-        ],
-        dtype=np.float32,
-    )
+    row: NDArray[np.float32] = pair_rows([(victim, aggressor, relation)], host)[0]
+    return row

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.features import FEATURE_NAMES, PROFILE_COLUMNS, pair_row
+from profiler.features import FEATURE_NAMES, PROFILE_COLUMNS, pair_rows
 from profiler.prior import prior
 from profiler.records import HostTraits, Relation, SlowdownEstimate, WorkloadProfile
 from profiler.registry import LoadedModel
@@ -52,9 +52,7 @@ class PairModel:
         margin = np.log([part.slowdown for part in parts]).astype(np.float32)
         total, far = margin, np.zeros(len(pairs), bool)
         if self._forest is not None:
-            rows = np.stack(
-                [pair_row(victim, aggressor, relation, self._host) for victim, aggressor, relation in pairs]
-            )
+            rows = pair_rows(pairs, self._host)
             total = self._forest.predict(rows, margin)
             far = self._outside(rows)
         estimates = []
