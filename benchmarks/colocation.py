@@ -150,12 +150,14 @@ def slowdowns(
     rounds: int,
     seconds: float,
     on_round: Callable[[int], None] = lambda _number: None,
+    on_window: Callable[[str, float, float], None] = lambda _setting, _start_s, _end_s: None,
 ) -> dict[str, dict[str, Ratio]]:
     """Measure some members together under one or more settings in turn, solo windows around every round.
 
     SF = rate alone (mean of the windows before and after the round) / rate together, one value per round and setting.
-    `settings` maps a name to what brings the setting about. All settings of a round share its solo windows, so what
-    the machine does meanwhile hits them alike.
+    `settings` maps a name to what brings the setting about; `on_window` learns of each shared window
+    (CLOCK_MONOTONIC). All settings of a round share its solo windows, so what the machine does meanwhile hits them
+    alike.
     """
     values: dict[str, dict[str, list[float]]] = {setting: {name: [] for name in names} for setting in settings}
     before = {name: stage.window([name], seconds)[name] for name in names}
@@ -164,7 +166,9 @@ def slowdowns(
         together = {}
         for setting in order if number % 2 == 0 else reversed(order):  # nobody is always first
             settings[setting]()
+            start_s = time.monotonic()
             together[setting] = stage.window(names, seconds)
+            on_window(setting, start_s, time.monotonic())
         after = {name: stage.window([name], seconds)[name] for name in names}
         for setting, rates in together.items():
             for name in names:

@@ -1,0 +1,163 @@
+"""What the demonstration prints: numbers with their ranges, and a plain word on whether anything was gained."""
+
+from __future__ import annotations
+
+import math
+from statistics import geometric_mean, median
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.colocation import Ratio
+from benchmarks.demo import KINDS, PROMISE, Outcome
+from cotenant.v1 import model_pb2
+from isolation.cpuset import CpuSet
+from isolation.drawing import draw_host
+from isolation.topology import Topology
+from profiler.records import WorkloadProfile
+from scheduler.cli import explain_to
+
+_SHOWN = (
+    ("CPU", "cpu_cores", "{:.2f} cores"),
+    ("pressure on the cache", "cache_pressure_ratio", "{:.2f}"),
+    ("slowed by full pressure", "cache_sensitivity_sf", "{:.2f} x"),
+    ("time between tokens", "tbt_s", "{:.4f} s"),
+    ("burstiness", "burstiness_index", "{:.2f}"),
+)
+
+
+def print_profiles(console: Console, profiles: dict[str, WorkloadProfile]) -> None:
+    """Show what each workload does alone; unknown stays unknown."""
+    table = Table("alone", *(title for title, _, _ in _SHOWN), "quality", box=None)
+    for name, profile in profiles.items():
+        values = [(profile.value(feature), form) for _, feature, form in _SHOWN]
+        cells = [form.format(value) if math.isfinite(value) else "unknown" for value, form in values]
+        table.add_row(name, *cells, str(profile.quality))
+    console.print(table)
+
+
+def print_model(console: Console, model: model_pb2.Model | None) -> None:
+    """Show the honest score of the model beside the prior and the noise of its labels."""
+    if model is None:
+        console.print("no model is active: predictions come from the analytic prior")
+        return
+
+    def said(name: str) -> str:
+        return f"{getattr(model, name):.0%}" if model.HasField(name) else "unknown"  # type: ignore[arg-type]
+
+    console.print(
+        f"model {model.id}: {model.observations} observations of {model.workloads} workloads; median error on a workload "
+        f"it has not seen: {said('mape_lowo')}; prior alone {said('mape_prior')}; noise of the labels {said('noise_floor')}"
+    )
+
+
+def print_outcome(console: Console, topology: Topology, outcome: Outcome) -> None:
+    """Draw the host, compare predicted and measured, explain one decision, say what was gained."""
+    occupants: dict[int, list[str]] = {}
+    for name, placed in outcome.placements.items():
+        for cpu in CpuSet.parse(placed.cpus):
+            occupants.setdefault(cpu, []).append(name)
+    console.print("\nWhere they sat:", draw_host(topology, occupants), sep="\n", markup=False)
+
+    table = Table(
+        "workload",
+        "CPUs",
+        "predicted",
+        "measured, placed by cotenant",
+        "measured, kernel's own placement",
+        title="Slowdown factors (1 = as fast as alone; median and range of the rounds, interval of the prediction)",
+        title_justify="left",
+        box=None,
+    )
+    for name in KINDS:
+        told = outcome.predicted.get(name)
+        table.add_row(
+            name,
+            outcome.placements[name].cpus if name in outcome.placements else "refused",
+            f"{told.slowdown:.2f} ({told.lower:.2f}-{told.upper:.2f})" if told else "-",
+            str(outcome.measured["cotenant"][name]),
+            str(outcome.measured["kernel"][name]),
+        )
+    console.print(table)
+    for name, why in outcome.refused.items():
+        console.print(f"{name} was refused and stayed where the kernel put it: {why}")
+
+    chosen = "memory" if "memory" in outcome.placements else next(iter(outcome.placements), None)
+    if chosen is not None:
+        console.print(f"\nWhy {chosen} went where it went:")
+        explain_to(console, outcome.placements[chosen])
+
+    console.print("\nWhat came of it:")
+    for line in verdict(outcome):
+        console.print(f"  {line}")
+    console.print(
+        f"released: {outcome.compared} compared with those before: "
+        + ("all as before" if not outcome.differences else f"{len(outcome.differences)} DIFFER")
+    )
+    for line in outcome.differences[:10]:
+        console.print(f"  {line}", markup=False)
+
+
+def gain(outcome: Outcome, name: str) -> Ratio:
+    """Give SF under the kernel / SF placed, one per round (both share the round's solo windows); above 1 is a gain."""
+    pairs = zip(outcome.measured["kernel"][name].values, outcome.measured["cotenant"][name].values, strict=False)
+    return Ratio(values=tuple(kernel / placed for kernel, placed in pairs))
+
+
+def verdict(outcome: Outcome) -> list[str]:
+    """Say in plain words what the placement changed, and when it changed nothing."""
+    lines = []
+    for name in KINDS:
+        found = gain(outcome, name)
+        if not found.values:
+            lines.append(f"{name}: not measurable in this run")
+        elif min(found.values) > 1:
+            lines.append(f"{name}: {found} times faster than under the kernel's own placement, in every round")
+        elif max(found.values) < 1:
+            lines.append(f"{name}: slower than under the kernel's own placement in every round, {found} of its speed")
+        else:
+            lines.append(f"{name}: no difference beyond the noise, {found}")
+    per_setting = {
+        setting: geometric_mean([one.slowdown for one in found.values() if one.values])
+        for setting, found in outcome.measured.items()
+        if any(one.values for one in found.values())
+    }
+    if len(per_setting) == 2:
+        lines.append(
+            f"all four, geometric mean of the slowdowns: {per_setting['cotenant']:.2f} placed, "
+            f"{per_setting['kernel']:.2f} under the kernel's own placement"
+        )
+    for setting, title in (("cotenant", "placed"), ("kernel", "kernel's own placement")):
+        middle, tail = outcome.tbt_ms.get(setting, (math.nan, math.nan))
+        word = "kept" if middle <= outcome.bound_tbt_ms else "BROKEN"
+        lines.append(
+            f"agent's promise (median time between tokens at most {outcome.bound_tbt_ms:.1f} ms = {PROMISE:g} x solo), "
+            f"{title}: {middle:.1f} ms, p99 {tail:.1f} ms: {word}"
+        )
+    return lines
+
+
+def as_json(outcome: Outcome) -> dict[str, Any]:
+    """Give everything as plain values."""
+
+    def plain(ratio: Ratio) -> dict[str, Any]:
+        return {"rounds": list(ratio.values), "median": median(ratio.values) if ratio.values else None}
+
+    return {
+        "placements": {
+            name: MessageToDict(one, preserving_proto_field_name=True) for name, one in outcome.placements.items()
+        },
+        "measured_slowdown": {
+            setting: {name: plain(one) for name, one in found.items()} for setting, found in outcome.measured.items()
+        },
+        "gain": {name: plain(gain(outcome, name)) for name in KINDS},
+        "time_between_tokens_ms": {
+            setting: {"median": one[0], "p99": one[1]} for setting, one in outcome.tbt_ms.items()
+        },
+        "promised_median_time_between_tokens_ms": outcome.bound_tbt_ms,
+        "refused": outcome.refused,
+        "verdict": verdict(outcome),
+        "differences_after_release": outcome.differences,
+    }
