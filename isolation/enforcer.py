@@ -144,8 +144,9 @@ class Enforcer:
                     raise lost
             except Exception as cause:
                 raise self._taken_back(name, self._lost(held) or cause, steps, undo) from cause
-            except BaseException:  # a signal: leave no half-done work behind
-                steps.undo_all()
+            except BaseException as signal:  # Ctrl-C or a stop: leave no half-done work behind
+                for failure in steps.undo_all():
+                    signal.add_note(failure)
                 raise
             return applied
 

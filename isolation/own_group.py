@@ -157,12 +157,19 @@ class OwnGroup:
             return spec.mems
         found = NodeSet()
         for earlier in sorted({state.cgroup or "/" for state in undo.threads}):
-            found = found | self._nodes(earlier if self._groups.exists(earlier) else "/")
+            found = found | self._nodes(earlier)
         top = self._nodes("/")
         return NodeSet() if not self._v1 and found == top else found & top or top
 
     def _nodes(self, group: str) -> NodeSet:
-        return NodeSet.parse(self._groups.granted(group, "mems"))
+        """Return the memory nodes of a group; one that is gone, or has no cpuset (v2), has those of its parent."""
+        while True:
+            try:
+                return NodeSet.parse(self._groups.granted(group, "mems"))
+            except FileNotFoundError:
+                if group == "/":
+                    raise
+                group = group.rpartition("/")[0] or "/"
 
     def _group_drift(self, group: str, spec: IsolationSpec) -> list[Drift]:
         pairs: list[tuple[str, IdSet]] = [("cpus", spec.cpus)]

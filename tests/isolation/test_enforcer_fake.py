@@ -477,3 +477,75 @@ def test_an_enforcer_needs_the_hierarchy_of_its_mechanism() -> None:
 def test_a_damaged_undo_record_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="undo record"):
         Undo.from_json(text)
+
+
+def test_processes_in_v2_groups_without_cpuset_files_are_placed() -> None:
+    kernel = FakeKernel(version=2)
+    kernel.groups["/user"] = FakeGroup()
+    kernel.groups["/user/session"] = FakeGroup()
+    pid = kernel.spawn(group="/user/session")
+    enforcer = kernel.enforcer(TOPOLOGY)
+    target = Target(processes=(identify(pid, allowed_uids=None, files=kernel, own_pid=99),))
+    undo = enforcer.snapshot("web", target)
+    applied = enforcer.apply("web", target, ON_1, undo)
+    placed = str(kernel.allowed(pid))
+    enforcer.release(undo)
+
+    assert applied.complete
+    assert placed == "1"
+    assert kernel.processes[pid].threads[pid].group == "/user/session"
+
+
+class Forgetful(FakeKernel):
+    """A kernel before 6.2: moving a thread to another cpuset forgets its own mask."""
+
+    def write(self, path: str, text: str) -> None:
+        super().write(path, text)
+        if path.endswith(("cgroup.procs", "tasks")):
+            for process in self.processes.values():
+                for thread in process.threads.values():
+                    if text.strip() in {str(process.pid), str(thread.tid)}:
+                        thread.mask = None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_masks_that_old_kernels_forget_are_restored(fails: bool) -> None:  # noqa: FBT001
+    kernel = Forgetful()
+    pid = kernel.spawn(mask="0-1")
+    enforcer = kernel.enforcer(TOPOLOGY)
+    target = Target(processes=(identify(pid, allowed_uids=None, files=kernel, own_pid=99),))
+    before = kernel.picture()
+    undo = enforcer.snapshot("web", target)
+    if fails:
+        child = kernel.fork(pid)
+        before = kernel.picture()
+        kernel.at_step[8] = partial(kernel.fail_at.update, {8: errno.EINVAL})
+        with pytest.raises(ApplyFailed, match=f"move process {child} "):
+            enforcer.apply("web", target, ON_1, undo)
+    else:
+        enforcer.apply("web", target, ON_1, undo)
+        enforcer.release(undo)
+
+    assert kernel.picture() == before
+
+
+def test_an_interrupt_at_any_step_takes_everything_back(bench: Bench) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for step in range(1, _steps_of_apply(bench) + 1):
+        fresh = Bench(bench.kernel.version, bench.enforcer.mechanism)
+        fresh.kernel.at_step[step] = interrupt
+        undo = fresh.enforcer.snapshot("web", fresh.target)
+        with pytest.raises(KeyboardInterrupt):
+            fresh.enforcer.apply("web", fresh.target, ON_1, undo)
+        assert fresh.kernel.picture() == fresh.before, f"step {step}"
+
+
+def test_a_descendant_that_may_not_be_touched_is_missed_not_fatal() -> None:
+    bench = Bench(1, Mechanism.AFFINITY)
+    bench.kernel.fail_at[_steps_of_apply(bench)] = errno.EPERM  # the last one set is the child
+    applied = bench.enforcer.apply("web", bench.target, ON_1, bench.enforcer.snapshot("web", bench.target))
+
+    assert applied.missed == (bench.child,)
+    assert not applied.complete
