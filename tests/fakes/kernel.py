@@ -16,6 +16,7 @@ from isolation.cpuset import CpuSet, IdSet
 from isolation.enforcer import Enforcer, Mechanism
 from isolation.errors import CpuSetInvalid
 from isolation.topology import Topology
+from tests.fakes.tasks import FakeProcess, FakeThread, proc_text
 
 _MOUNTS = {1: "/sys/fs/cgroup/cpuset", 2: "/sys/fs/cgroup"}
 _PAGE_BYTES = 4096
@@ -26,27 +27,6 @@ class FakeGroup:
     cpus: IdSet = field(default_factory=IdSet)
     mems: IdSet = field(default_factory=IdSet)
     subtree: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class FakeThread:
-    tid: int
-    starttime_ticks: int
-    group: str
-    mask: CpuSet | None  # what it asked for itself
-    state: str = "S"
-    children: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class FakeProcess:
-    pid: int
-    ppid: int
-    uid: int
-    comm: str
-    flags: int
-    namespaces: int
-    threads: dict[int, FakeThread] = field(default_factory=dict)
 
 
 class FakeKernel:
@@ -350,30 +330,18 @@ class FakeKernel:
             case ["sys", "kernel", "random", "boot_id"]:
                 return f"{self.boot_id}\n"
             case [number, name] if number.isdecimal() and int(number) in self._all_tids():
-                return self._read_thread(path, *self._find(int(number)), name)
+                return self._tell(path, *self._find(int(number)), name)
             case [number, "task", tid, name] if number.isdecimal() and tid.isdecimal():
                 process = self.processes.get(int(number))
                 if process is not None and int(tid) in process.threads:
-                    return self._read_thread(path, process, process.threads[int(tid)], name)
+                    return self._tell(path, process, process.threads[int(tid)], name)
         raise self._error(errno.ENOENT, path)
 
-    def _read_thread(self, path: str, process: FakeProcess, thread: FakeThread, name: str) -> str:
-        match name:
-            case "stat":
-                before = f"{thread.tid} ({process.comm}) {thread.state} {process.ppid} 1 1 0 -1 {process.flags}"
-                return f"{before} {' 0' * 12} {thread.starttime_ticks} 0 0\n"
-            case "status":
-                spaces = "\t".join([str(process.pid)] * process.namespaces)
-                uids = "\t".join([str(process.uid)] * 4)
-                return (
-                    f"Name:\t{process.comm}\nState:\t{thread.state} (x)\nTgid:\t{process.pid}\nNSpid:\t{spaces}\n"
-                    f"Uid:\t{uids}\nCpus_allowed_list:\t{self.allowed(thread.tid)}\n"
-                )
-            case "cgroup":
-                return f"3:cpuset:{thread.group}\n" if self.version == 1 else f"0::{thread.group}\n"
-            case "children":
-                return " ".join(map(str, thread.children))
-        raise self._error(errno.ENOENT, path)
+    def _tell(self, path: str, process: FakeProcess, thread: FakeThread, name: str) -> str:
+        text = proc_text(process, thread, name, version=self.version, allowed=self.allowed(thread.tid))
+        if text is None:
+            raise self._error(errno.ENOENT, path)
+        return text
 
     def _pretended(self, path: str) -> bool:
         """Count one change; fail or pretend if a test asked for it."""

@@ -1,0 +1,48 @@
+"""Processes and threads of the fake kernel, and what /proc tells of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from isolation.cpuset import CpuSet
+
+
+@dataclass(slots=True)
+class FakeThread:
+    tid: int
+    starttime_ticks: int
+    group: str
+    mask: CpuSet | None  # what it asked for itself
+    state: str = "S"
+    children: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class FakeProcess:
+    pid: int
+    ppid: int
+    uid: int
+    comm: str
+    flags: int
+    namespaces: int
+    threads: dict[int, FakeThread] = field(default_factory=dict)
+
+
+def proc_text(process: FakeProcess, thread: FakeThread, name: str, *, version: int, allowed: CpuSet) -> str | None:
+    """Return one file of /proc/PID/task/TID; None = there is no such file."""
+    match name:
+        case "stat":
+            before = f"{thread.tid} ({process.comm}) {thread.state} {process.ppid} 1 1 0 -1 {process.flags}"
+            return f"{before} {' 0' * 12} {thread.starttime_ticks} 0 0\n"
+        case "status":
+            spaces = "\t".join([str(process.pid)] * process.namespaces)
+            uids = "\t".join([str(process.uid)] * 4)
+            return (
+                f"Name:\t{process.comm}\nState:\t{thread.state} (x)\nTgid:\t{process.pid}\nNSpid:\t{spaces}\n"
+                f"Uid:\t{uids}\nCpus_allowed_list:\t{allowed}\n"
+            )
+        case "cgroup":
+            return f"3:cpuset:{thread.group}\n" if version == 1 else f"0::{thread.group}\n"
+        case "children":
+            return " ".join(map(str, thread.children))
+    return None
