@@ -25,13 +25,15 @@ run: $(VENV)/bench.done  ## Set up and show the whole loop on this machine (abou
 test: $(VENV)/bench.done  ## Set up and run all tests that need no special machine
 	$(BIN)/python -m pytest
 
-.PHONY: check
-check: $(VENV)/bench.done  ## Everything CI checks: format, lint, types, layers, stubs, tests
+.PHONY: lint
+lint: $(VENV)/bench.done  ## Format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+
+.PHONY: check
+check: lint test  ## Everything CI checks
 
 .PHONY: bench
 bench: $(VENV)/bench.done  ## Measure latency and memory of the daemon, beside a bare echo

@@ -33,7 +33,7 @@ def demo(
 
     Starts a daemon of its own in a private folder, a CPU-, a memory- and an IO-bound workload and an agent on real
     llama.cpp; measures them alone, in pairs and all together, under the daemon's placement and under the kernel's own;
-    takes everything back and checks that the host is as before. Run it on a quiet machine. Ctrl-C leaves nothing behind.
+    takes everything back and checks that the host is as before. Run it on a quiet machine. Ctrl-C leaves nothing.
     """
     console = Console(highlight=False, stderr=json_output)
     started_s = time.monotonic()
@@ -47,7 +47,7 @@ def demo(
         shown = Demonstration(report)
         mechanism = Enforcer.for_host(shown.topology).mechanism
         console.print(f"This host: {shown.topology.cpu_model}, Linux {shown.topology.kernel}; placing by {mechanism}")
-        console.print(draw_host(shown.topology, {}), markup=False)
+        console.print(draw_host(shown.topology, {}, width=console.width - 2), markup=False)
         outcome = shown.run(
             on_profiles=lambda: print_profiles(console, shown.profiles),
             on_model=lambda model: print_model(console, model),

@@ -42,9 +42,9 @@ KINDS = ("agent", "cpu", "memory", "io")
 #: The agent is promised a median time between tokens of at most this many times its solo one.
 PROMISE = 1.9
 _PAIR_ROUNDS = 2
-_PAIR_S = 1.2
+_PAIR_S = 1.0
 _FINAL_ROUNDS = 5
-_FINAL_S = 3.0
+_FINAL_S = 2.4
 _PROFILE_S = 4.0
 _TRAINING_LIMIT_S = 120.0
 

@@ -48,8 +48,9 @@ def print_model(console: Console, model: model_pb2.Model | None) -> None:
         return f"{getattr(model, name):.0%}" if model.HasField(name) else "unknown"  # type: ignore[arg-type]
 
     console.print(
-        f"model {model.id}: {model.observations} observations of {model.workloads} workloads; median error on a workload "
-        f"it has not seen: {said('mape_lowo')}; prior alone {said('mape_prior')}; noise of the labels {said('noise_floor')}"
+        f"model {model.id}: {model.observations} observations of {model.workloads} workloads; median error on "
+        f"workloads held out of training: {said('mape_lowo')} (prior alone: {said('mape_prior')}), on pairs held out: "
+        f"{said('mape_pairs')}; noise of the labels: {said('noise_floor')}"
     )
 
 
@@ -59,7 +60,7 @@ def print_outcome(console: Console, topology: Topology, outcome: Outcome) -> Non
     for name, placed in outcome.placements.items():
         for cpu in CpuSet.parse(placed.cpus):
             occupants.setdefault(cpu, []).append(name)
-    console.print("\nWhere they sat:", draw_host(topology, occupants), sep="\n", markup=False)
+    console.print("\nWhere they sat:", draw_host(topology, occupants, width=console.width - 2), sep="\n", markup=False)
 
     table = Table(
         "workload",

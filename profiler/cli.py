@@ -144,7 +144,11 @@ def train(
     ):
         table.add_row(label, _percent(scores[key]))
     Console().print(table)
-    typer.echo(f"interval: factor {result['interval_factor']:.3g} either way ({result['interval_rule']})")
+    typer.echo(
+        f"interval: factor {result['known_interval_factor']:.3g} either way for workloads seen in training "
+        f"({result['known_interval_rule']})"
+    )
+    typer.echo(f"for others: factor {result['interval_factor']:.3g} ({result['interval_rule']})")
     for note in result["notes"]:
         typer.echo(f"note: {note}")
 

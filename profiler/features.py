@@ -76,6 +76,11 @@ def profile_columns(profile: WorkloadProfile | None) -> list[float]:
     return [math.log1p(value) if log else value for value, log in zip(values, PROFILE_COLUMNS.values(), strict=True)]
 
 
+def profile_digest(profile: WorkloadProfile) -> str:
+    """Name what the model sees of a profile: equal for equal columns, whatever the profile is called."""
+    return hashlib.sha256(np.array(profile_columns(profile), dtype=np.float32).tobytes()).hexdigest()[:16]
+
+
 def pair_rows(
     pairs: Sequence[tuple[WorkloadProfile | None, WorkloadProfile | None, Relation]], host: HostTraits
 ) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.features import FEATURE_NAMES, PROFILE_COLUMNS, pair_rows
+from profiler.features import FEATURE_NAMES, PROFILE_COLUMNS, pair_rows, profile_digest
 from profiler.prior import prior
 from profiler.records import HostTraits, Relation, SlowdownEstimate, WorkloadProfile
 from profiler.registry import LoadedModel
@@ -29,7 +29,8 @@ class PairModel:
         """Take a model that was checked by the registry."""
         self._forest = loaded.forest if loaded else None
         self._host = host
-        self._half_width = math.log(PRIOR_INTERVAL_FACTOR)
+        self._half_width = self._known_half_width = math.log(PRIOR_INTERVAL_FACTOR)
+        self._known: frozenset[str] = frozenset()
         self._low = self._high = np.full(len(FEATURE_NAMES), math.nan)
         self._other_host = False
         self.model_id = ""
@@ -38,6 +39,8 @@ class PairModel:
             self.model_id = manifest.id
             self._other_host = manifest.host_fingerprint != host.fingerprint
             self._half_width = manifest.half_width_log
+            self._known_half_width = manifest.known_half_width_log
+            self._known = frozenset(manifest.known_profiles)
             low, high = np.array(manifest.training_low, np.float64), np.array(manifest.training_high, np.float64)
             slack = _RANGE_SLACK * (high - low) + 1e-6
             self._low, self._high = low - slack, high + slack
@@ -56,13 +59,15 @@ class PairModel:
             total = self._forest.predict(rows, margin)
             far = self._outside(rows)
         estimates = []
-        for part, one_margin, log_slowdown, is_far in zip(parts, margin, total, far, strict=True):
+        for pair, part, one_margin, log_slowdown, is_far in zip(pairs, parts, margin, total, far, strict=True):
             slowdown = math.exp(log_slowdown)
+            known = not is_far and self._seen(pair[0]) and self._seen(pair[1])
+            width = math.exp(self._known_half_width if known else self._half_width)
             estimates.append(
                 SlowdownEstimate(
                     slowdown=slowdown,
-                    lower=slowdown * math.exp(-self._half_width),
-                    upper=slowdown * math.exp(self._half_width),
+                    lower=slowdown / width,
+                    upper=slowdown * width,
                     prior=part.slowdown,
                     time_sharing=part.time_sharing,
                     smt=part.smt,
@@ -73,6 +78,10 @@ class PairModel:
                 )
             )
         return estimates
+
+    def _seen(self, profile: WorkloadProfile | None) -> bool:
+        """Tell whether training saw exactly this profile, so that its way to react is known from other partners."""
+        return bool(self._known) and profile is not None and profile_digest(profile) in self._known
 
     def _outside(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Tell which rows the training data do not speak for.

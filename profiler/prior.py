@@ -4,7 +4,11 @@ Pure. The trees learn only what this leaves over, so that a handful of observati
 
 time sharing   u = demand per CPU (cpu_utilisation_ratio; unknown = 1, a hog). The kernel shares fairly: each side may
                have half a CPU, or whatever the other leaves: fair = max(1/2, 1 - u_a). f = u_v / min(u_v, fair), which
-               is 1 while u_v + u_a <= 1. Only the share same_cpu of the victim's CPUs suffers: 1 + same_cpu (f - 1).
+               is 1 while u_v + u_a <= 1. Who sleeps often pays at each wake-up too: since EEVDF (Linux 6.6) a woken
+               thread waits for what is left of the running one's slice. With n wake-ups per second and CPU, the time
+               for the same work stretches by s = 1 + n u_other wait, so f_v = s_v * f(u_v, u_a / s_a): 7,800 direct
+               disk accesses a second became 8 times slower beside a hog, and cost the hog 2 % instead of 20 %.
+               Only the share same_cpu of the victim's CPUs suffers: 1 + same_cpu (f_v - 1).
 smt            Busy siblings cost smt_cost_sf: 1 + (smt_cost_sf - 1) u_v u_a (same_core - same_cpu).
 cache          Two threads of one CPU never run at once, so only same_llc - same_cpu counts ("beside"). With probes, as
                Bubble-Up does (Mars et al., MICRO 2011): 1 + (sensitivity_sf - 1) pressure_ratio beside. Without
@@ -47,6 +51,9 @@ def prior(
     """Say what the victim suffers beside one aggressor, from profiles and relation alone."""
     utilisation_v = _utilisation(victim)
     utilisation_a = _utilisation(aggressor)
+    waiting_v = 1.0 + _wakes_per_s(victim) * utilisation_a * host.wake_wait_s
+    waiting_a = 1.0 + _wakes_per_s(aggressor) * utilisation_v * host.wake_wait_s
+    shared = waiting_v * _fair_share_factor(utilisation_v, utilisation_a / waiting_a)
     beside = relation.same_llc - relation.same_cpu
     cache = _probed_cache_excess(victim, aggressor)
     probed = not math.isnan(cache)
@@ -54,7 +61,7 @@ def prior(
         cache = _footprint_excess(victim, aggressor, host.llc_bytes)
     bandwidth = math.nan if probed else _bandwidth_factor(victim, aggressor, host.memory_bytes_per_s)
     return PriorParts(
-        time_sharing=_weighted(_fair_share_factor(utilisation_v, utilisation_a) - 1.0, relation.same_cpu),
+        time_sharing=_weighted(shared - 1.0, relation.same_cpu),
         smt=_weighted(
             (max(1.0, host.smt_cost_sf) - 1.0) * utilisation_v * utilisation_a, relation.same_core - relation.same_cpu
         ),
@@ -71,6 +78,12 @@ def _utilisation(profile: WorkloadProfile | None) -> float:
     """Give the demand per CPU, 0 to 1; a workload we know nothing of counts as a hog."""
     value = _value(profile, "cpu_utilisation_ratio")
     return 1.0 if math.isnan(value) else min(value, 1.0)
+
+
+def _wakes_per_s(profile: WorkloadProfile | None) -> float:
+    """Give wake-ups per second and CPU; unknown counts as none."""
+    value = _value(profile, "voluntary_switches_per_s")
+    return 0.0 if profile is None or math.isnan(value) else value / profile.cpus
 
 
 def _fair_share_factor(demand_v: float, demand_a: float) -> float:

@@ -32,6 +32,7 @@ class Scores:
     """How good a model is: median |predicted / measured - 1| over held-out observations; None = not computable."""
 
     lowo_mape: float | None = None  #: leave one workload out
+    pairs_mape: float | None = None  #: leave one pair out: both workloads seen, but not together
     prior_mape: float | None = None  #: prior alone, same observations
     constant_mape: float | None = None  #: always the median of the training observations
     noise_floor: float | None = None  #: what repetitions of one observation differ by, same unit
@@ -53,9 +54,12 @@ class Manifest:
     observations: int
     workloads: int
     scores: Scores
-    half_width_log: float  #: half width of the interval of log SF
+    half_width_log: float  #: half width of the interval of log SF, for workloads training has not seen
+    known_half_width_log: float  #: the same for two workloads that training has seen, with other partners
+    known_profiles: tuple[str, ...]  #: profile_digest of each workload training has seen
     interval_coverage: float  #: share of held-out truths the interval is meant to hold
     interval_rule: str  #: where half_width_log comes from
+    known_interval_rule: str  #: where known_half_width_log comes from
     training_low: tuple[float | None, ...]  #: per feature; None = never known in training
     training_high: tuple[float | None, ...]
     schema_version: int = MANIFEST_SCHEMA_VERSION
@@ -190,6 +194,7 @@ class ModelRegistry:
 class _StoredScores(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     lowo_mape: float | None
+    pairs_mape: float | None
     prior_mape: float | None
     constant_mape: float | None
     noise_floor: float | None
@@ -213,8 +218,11 @@ class _Stored(BaseModel):
     workloads: int
     scores: _StoredScores
     half_width_log: float
+    known_half_width_log: float
+    known_profiles: tuple[str, ...]
     interval_coverage: float
     interval_rule: str
+    known_interval_rule: str
     training_low: tuple[float | None, ...]
     training_high: tuple[float | None, ...]
 
@@ -235,8 +243,9 @@ def _problem(manifest: Manifest) -> str:
     """Say what is wrong with the manifest's numbers; empty when nothing is."""
     if manifest.schema_version != MANIFEST_SCHEMA_VERSION:
         return f"schema_version is {manifest.schema_version}, this version reads {MANIFEST_SCHEMA_VERSION}"
-    if not 0 <= manifest.half_width_log <= 10:
-        return f"half_width_log is {manifest.half_width_log}, must be 0 to 10"
+    for name in ("half_width_log", "known_half_width_log"):
+        if not 0 <= getattr(manifest, name) <= 10:
+            return f"{name} is {getattr(manifest, name)}, must be 0 to 10"
     for field in ("training_low", "training_high"):
         if manifest.feature_names == FEATURE_NAMES and len(getattr(manifest, field)) != len(FEATURE_NAMES):
             return f"{field} has {len(getattr(manifest, field))} values for {len(FEATURE_NAMES)} features"

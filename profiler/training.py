@@ -3,8 +3,9 @@
     python -m profiler.training --state DIR [--only-if-better]      prints one line of JSON
 
 Trees learn log(measured SF / prior) of observations with one aggressor; several aggressors are composition's business.
-Scores hold out whole workloads: every observation in which the workload is victim or aggressor. Repetitions of one
-cell never stand on both sides.
+Scores hold out whole workloads: every observation in which the workload is victim or aggressor. Intervals for two
+workloads that training has seen come from holding out pairs instead: one relation of one pair, both directions.
+Repetitions of one cell never stand on both sides.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 from cotenant.paths import default_state
 from isolation.topology import read_topology
 from profiler.errors import ModelDamaged, ModelMissing, ProfilerError, TrainingImpossible
-from profiler.features import FEATURE_NAMES, MONOTONE, SCHEMA_HASH, pair_row
+from profiler.features import FEATURE_NAMES, MONOTONE, RELATION_COLUMNS, SCHEMA_HASH, pair_row, profile_digest
 from profiler.host import host_traits
 from profiler.prior import prior
 from profiler.records import HostTraits, Observation, WorkloadProfile
@@ -38,6 +39,7 @@ LEAST_OBSERVATIONS = 4
 LEAST_WORKLOADS = 2
 COVERAGE = 0.9
 _ROUNDS = 150
+_PAIR_FOLDS = 20
 _PARAMETERS: dict[str, Any] = {
     "objective": "reg:squarederror",
     "base_score": 0.0,  # the margin of each row is its prior; nothing is added to all
@@ -66,6 +68,7 @@ class _Data:
     spread: NDArray[np.float64]  #: NaN = one repetition
     victims: tuple[str, ...]
     aggressors: tuple[str, ...]
+    digests: tuple[str, ...]  #: profile_digest of every workload
 
     def workloads(self) -> list[str]:
         return sorted({*self.victims, *self.aggressors})
@@ -107,6 +110,8 @@ def train(
     report(len(workloads) / (len(workloads) + 1), "fitting on everything")
     final = _fit(data, np.ones(len(data.target), bool), seed)
     half_width, rule = _interval(_worst_residuals(rounds))
+    pairs = _hold_out_pairs(data, seed)
+    known_half_width, known_rule = _interval(_worst_residuals(pairs))
     low, high = _ranges(data.rows)
     manifest = Manifest(
         id="",
@@ -122,13 +127,17 @@ def train(
         workloads=len(workloads),
         scores=Scores(
             lowo_mape=_mape([one.model for one in rounds]),
+            pairs_mape=_mape([one.model for one in pairs]),
             prior_mape=_mape([one.prior for one in rounds]),
             constant_mape=_mape([one.constant for one in rounds]),
             noise_floor=_noise_floor(data.spread),
         ),
         half_width_log=half_width,
+        known_half_width_log=known_half_width if pairs else half_width,
+        known_profiles=data.digests,
         interval_coverage=COVERAGE,
         interval_rule=rule,
+        known_interval_rule=known_rule if pairs else rule,
         training_low=low,
         training_high=high,
     )
@@ -173,6 +182,8 @@ def train_state(
         "scores": asdict(manifest.scores),
         "interval_factor": math.exp(manifest.half_width_log),
         "interval_rule": manifest.interval_rule,
+        "known_interval_factor": math.exp(manifest.known_half_width_log),
+        "known_interval_rule": manifest.known_interval_rule,
         "notes": notes,
     }
 
@@ -201,6 +212,7 @@ def _usable(observations: Sequence[Observation], profiles: Mapping[str, Workload
         spread=spread,
         victims=tuple(one.victim for one in usable),
         aggressors=tuple(one.aggressors[0] for one in usable),
+        digests=tuple(sorted(profile_digest(profiles[name]) for name in workloads)),
     )
 
 
@@ -231,6 +243,30 @@ def _hold_out(data: _Data, kept: NDArray[np.bool_], seed: int) -> _HeldOut:
         prior=data.margin[out] - target,
         constant=float(np.median(data.target[kept])) - target,
     )
+
+
+def _hold_out_pairs(data: _Data, seed: int) -> list[_HeldOut]:
+    """Hold out relations of pairs, in at most _PAIR_FOLDS folds; only what both workloads show elsewhere counts."""
+    first = FEATURE_NAMES.index(RELATION_COLUMNS[0])
+    relations = data.rows[:, first : first + len(RELATION_COLUMNS)]
+    cells: dict[tuple[frozenset[str], bytes], list[int]] = {}
+    for index, (pair, relation) in enumerate(
+        zip(zip(data.victims, data.aggressors, strict=True), relations, strict=True)
+    ):
+        cells.setdefault((frozenset(pair), relation.tobytes()), []).append(index)
+    groups = list(cells.values())
+    found = []
+    for fold in range(min(_PAIR_FOLDS, len(groups))):
+        kept = np.ones(len(data.target), bool)
+        kept[[index for group in groups[fold::_PAIR_FOLDS] for index in group]] = False
+        seen = {name for index in np.flatnonzero(kept) for name in (data.victims[index], data.aggressors[index])}
+        if kept.sum() < 2:
+            continue
+        held = _hold_out(data, kept, seed)
+        both = np.array([{data.victims[index], data.aggressors[index]} <= seen for index in held.index], dtype=bool)
+        if both.any():
+            found.append(_HeldOut(held.index[both], held.model[both], held.prior[both], held.constant[both]))
+    return found
 
 
 def _worst_residuals(rounds: Sequence[_HeldOut]) -> NDArray[np.float64]:

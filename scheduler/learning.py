@@ -158,6 +158,7 @@ def _model_to(manifest: Manifest, active: str | None) -> model_pb2.Model:
         workloads=manifest.workloads,
         host_fingerprint=manifest.host_fingerprint,
         mape_lowo=wire.finite_or_none(scores.lowo_mape),
+        mape_pairs=wire.finite_or_none(scores.pairs_mape),
         mape_prior=wire.finite_or_none(scores.prior_mape),
         noise_floor=wire.finite_or_none(scores.noise_floor),
         sha256=manifest.sha256,

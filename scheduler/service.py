@@ -179,7 +179,7 @@ class HostServicer(host_pb2_grpc.HostServiceServicer):
         for resident in view.ledger.residents:
             for cpu in resident.cpus:
                 occupants.setdefault(cpu, []).append(resident.name)
-        host = wire.host_to(
+        host = host_to(
             self._topology,
             self._capabilities,
             occupants,
@@ -188,3 +188,52 @@ class HostServicer(host_pb2_grpc.HostServiceServicer):
             model_id=view.predictor.model_id,
         )
         return host_pb2.GetHostResponse(host=host)
+
+
+def host_to(
+    topology: Topology,
+    capabilities: tuple[Capability, ...],
+    occupants: dict[int, list[str]],
+    *,
+    mechanism: str,
+    version: str,
+    model_id: str,
+) -> host_pb2.Host:
+    """Translate what is known of the host; `occupants` maps CPU to workload names."""
+    return host_pb2.Host(
+        fingerprint=topology.fingerprint,
+        cpu_model=topology.cpu_model,
+        kernel=topology.kernel,
+        cpus=[
+            host_pb2.Cpu(
+                id=cpu.id,
+                online=True,
+                core=cpu.core,
+                package=cpu.package,
+                l2=cpu.l2,
+                llc=cpu.llc,
+                node=cpu.node,
+                workloads=occupants.get(cpu.id, []),
+            )
+            for cpu in topology.cpus
+        ],
+        llc_domains=[
+            host_pb2.CacheDomain(id=one.id, size_bytes=one.size_bytes or 0, ways=one.ways or 0, cpus=str(one.cpus))
+            for one in topology.llc_domains
+        ],
+        nodes=[
+            host_pb2.NumaNode(
+                id=one.id, memory_bytes=one.memory_bytes or 0, cpus=str(one.cpus), distances=one.distances
+            )
+            for one in topology.nodes
+        ],
+        capabilities=[
+            host_pb2.Capability(
+                name=one.name, available=bool(one.available), detail=one.detail, loss=one.loss, remedy=one.remedy
+            )
+            for one in capabilities
+        ],
+        mechanism=mechanism,
+        daemon_version=version,
+        model_id=model_id,
+    )

@@ -42,6 +42,7 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     profiler.ObservationsDamaged: _Code.DATA_LOSS,
     profiler.StoreFailed: _Code.UNAVAILABLE,
     profiler.WorkloadFailed: _Code.FAILED_PRECONDITION,
+    profiler.CountersUnavailable: _Code.FAILED_PRECONDITION,
     profiler.TrainingImpossible: _Code.FAILED_PRECONDITION,
     profiler.ModelMissing: _Code.NOT_FOUND,
     profiler.ModelDamaged: _Code.DATA_LOSS,

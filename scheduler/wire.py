@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import math
 
-from cotenant.v1 import host_pb2, model_pb2, operation_pb2, placement_pb2, profile_pb2, workload_pb2
-from isolation.capabilities import Capability
+from cotenant.v1 import model_pb2, operation_pb2, placement_pb2, profile_pb2, workload_pb2
 from isolation.cpuset import CpuSet, NodeSet
-from isolation.topology import Topology
 from profiler.records import Feature, Quality, Relation, SlowdownEstimate, Source, WorkloadProfile
 from scheduler.errors import RequestInvalid, Violation
 from scheduler.operations import Operation
@@ -340,55 +338,6 @@ def relation_from(message: model_pb2.Relation) -> Relation:
         )
     except ValueError as error:
         raise RequestInvalid((Violation("relation", str(error)),)) from error
-
-
-def host_to(
-    topology: Topology,
-    capabilities: tuple[Capability, ...],
-    occupants: dict[int, list[str]],
-    *,
-    mechanism: str,
-    version: str,
-    model_id: str,
-) -> host_pb2.Host:
-    """Translate what is known of the host; `occupants` maps CPU to workload names."""
-    return host_pb2.Host(
-        fingerprint=topology.fingerprint,
-        cpu_model=topology.cpu_model,
-        kernel=topology.kernel,
-        cpus=[
-            host_pb2.Cpu(
-                id=cpu.id,
-                online=True,
-                core=cpu.core,
-                package=cpu.package,
-                l2=cpu.l2,
-                llc=cpu.llc,
-                node=cpu.node,
-                workloads=occupants.get(cpu.id, []),
-            )
-            for cpu in topology.cpus
-        ],
-        llc_domains=[
-            host_pb2.CacheDomain(id=one.id, size_bytes=one.size_bytes or 0, ways=one.ways or 0, cpus=str(one.cpus))
-            for one in topology.llc_domains
-        ],
-        nodes=[
-            host_pb2.NumaNode(
-                id=one.id, memory_bytes=one.memory_bytes or 0, cpus=str(one.cpus), distances=one.distances
-            )
-            for one in topology.nodes
-        ],
-        capabilities=[
-            host_pb2.Capability(
-                name=one.name, available=bool(one.available), detail=one.detail, loss=one.loss, remedy=one.remedy
-            )
-            for one in capabilities
-        ],
-        mechanism=mechanism,
-        daemon_version=version,
-        model_id=model_id,
-    )
 
 
 def operation_to(operation: Operation) -> operation_pb2.Operation:

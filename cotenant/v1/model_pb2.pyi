@@ -35,6 +35,7 @@ class Model(_message.Message):
     MAPE_PRIOR_FIELD_NUMBER: _builtins.int
     NOISE_FLOOR_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    MAPE_PAIRS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     active: _builtins.bool
     created_unix_s: _builtins.float
@@ -48,6 +49,8 @@ class Model(_message.Message):
     noise_floor: _builtins.float
     """Noise floor of the labels, same unit."""
     sha256: _builtins.str
+    mape_pairs: _builtins.float
+    """Median absolute percentage error on pairs held out of training, of workloads it saw with other partners."""
     def __init__(
         self,
         *,
@@ -61,19 +64,24 @@ class Model(_message.Message):
         mape_prior: _builtins.float | None = ...,
         noise_floor: _builtins.float | None = ...,
         sha256: _builtins.str = ...,
+        mape_pairs: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mape_lowo", b"_mape_lowo", "_mape_prior", b"_mape_prior", "_noise_floor", b"_noise_floor", "mape_lowo", b"mape_lowo", "mape_prior", b"mape_prior", "noise_floor", b"noise_floor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mape_lowo", b"_mape_lowo", "_mape_pairs", b"_mape_pairs", "_mape_prior", b"_mape_prior", "_noise_floor", b"_noise_floor", "mape_lowo", b"mape_lowo", "mape_pairs", b"mape_pairs", "mape_prior", b"mape_prior", "noise_floor", b"noise_floor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mape_lowo", b"_mape_lowo", "_mape_prior", b"_mape_prior", "_noise_floor", b"_noise_floor", "active", b"active", "created_unix_s", b"created_unix_s", "host_fingerprint", b"host_fingerprint", "id", b"id", "mape_lowo", b"mape_lowo", "mape_prior", b"mape_prior", "noise_floor", b"noise_floor", "observations", b"observations", "sha256", b"sha256", "workloads", b"workloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mape_lowo", b"_mape_lowo", "_mape_pairs", b"_mape_pairs", "_mape_prior", b"_mape_prior", "_noise_floor", b"_noise_floor", "active", b"active", "created_unix_s", b"created_unix_s", "host_fingerprint", b"host_fingerprint", "id", b"id", "mape_lowo", b"mape_lowo", "mape_pairs", b"mape_pairs", "mape_prior", b"mape_prior", "noise_floor", b"noise_floor", "observations", b"observations", "sha256", b"sha256", "workloads", b"workloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mape_lowo: _TypeAlias = _typing.Literal["mape_lowo"]  # noqa: Y015
     _WhichOneofArgType__mape_lowo: _TypeAlias = _typing.Literal["_mape_lowo", b"_mape_lowo"]  # noqa: Y015
+    _WhichOneofReturnType__mape_pairs: _TypeAlias = _typing.Literal["mape_pairs"]  # noqa: Y015
+    _WhichOneofArgType__mape_pairs: _TypeAlias = _typing.Literal["_mape_pairs", b"_mape_pairs"]  # noqa: Y015
     _WhichOneofReturnType__mape_prior: _TypeAlias = _typing.Literal["mape_prior"]  # noqa: Y015
     _WhichOneofArgType__mape_prior: _TypeAlias = _typing.Literal["_mape_prior", b"_mape_prior"]  # noqa: Y015
     _WhichOneofReturnType__noise_floor: _TypeAlias = _typing.Literal["noise_floor"]  # noqa: Y015
     _WhichOneofArgType__noise_floor: _TypeAlias = _typing.Literal["_noise_floor", b"_noise_floor"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mape_lowo) -> _WhichOneofReturnType__mape_lowo | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mape_pairs) -> _WhichOneofReturnType__mape_pairs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mape_prior) -> _WhichOneofReturnType__mape_prior | None: ...
     @_typing.overload

@@ -156,3 +156,13 @@ def test_twins_slow_each_other_alike(twin: WorkloadProfile, relation: Relation, 
     assert prior(twin, replace(twin, name="other"), relation, host) == prior(
         replace(twin, name="other"), twin, relation, host
     )
+
+
+def test_who_wakes_often_waits_for_a_busy_cpu_at_each_wake_up() -> None:
+    disk = profile_of("disk", cpu_utilisation_ratio=0.2, voluntary_switches_per_s=7800.0)
+    hog = profile_of("hog", cpu_utilisation_ratio=1.0, voluntary_switches_per_s=0.0)
+    host = replace(HOST, wake_wait_s=0.0009)
+
+    assert prior(disk, hog, SAME_CPU, host).time_sharing == pytest.approx(1 + 7800 * 0.0009)
+    assert prior(hog, disk, SAME_CPU, host).time_sharing == pytest.approx(1 / (1 - 0.2 / (1 + 7800 * 0.0009)))
+    assert prior(disk, hog, SAME_LLC, host).time_sharing == 1.0, "on another CPU nobody waits"

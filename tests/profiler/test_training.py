@@ -229,3 +229,15 @@ def test_every_feature_has_a_training_range() -> None:
     assert len(TRAINED.manifest.training_low) == len(TRAINED.manifest.training_high) == len(FEATURE_NAMES)
     assert TRAINED.manifest.training_low[FEATURE_NAMES.index("v_ipc")] is None
     assert TRAINED.manifest.training_high[FEATURE_NAMES.index("same_cpu")] == 1.0
+
+
+def test_two_workloads_seen_with_other_partners_have_an_interval_of_their_own(tmp_path: Path) -> None:
+    model, manifest = stored(tmp_path), TRAINED.manifest
+    seen, stranger = PROFILES["w1"], replace(PROFILES["w1"], features=PROFILES["w1"].features[:-1])
+
+    known, unknown = model.estimate([(seen, PROFILES["w2"], SAME_CPU), (stranger, PROFILES["w2"], SAME_CPU)])
+
+    assert "held-out observations" in manifest.known_interval_rule
+    assert manifest.scores.pairs_mape is not None
+    assert math.log(known.upper / known.slowdown) == pytest.approx(manifest.known_half_width_log)
+    assert math.log(unknown.upper / unknown.slowdown) == pytest.approx(manifest.half_width_log)
