@@ -38,7 +38,8 @@ from profiler.store import ObservationStore, ProfileStore
 LEAST_OBSERVATIONS = 4
 LEAST_WORKLOADS = 2
 COVERAGE = 0.9
-_ROUNDS = 150
+_ROUNDS = (1, 10, 25, 50, 100, 150)  #: boosting rounds to choose from; one is next to the prior alone
+_INNER_FOLDS = 5
 _PAIR_FOLDS = 20
 _PARAMETERS: dict[str, Any] = {
     "objective": "reg:squarederror",
@@ -76,6 +77,19 @@ class _Data:
     def without(self, workload: str) -> NDArray[np.bool_]:
         """Tell which observations the workload has no part in."""
         return np.array([workload not in pair for pair in zip(self.victims, self.aggressors, strict=True)], dtype=bool)
+
+    def folds(self, most: int) -> list[NDArray[np.bool_]]:
+        """Deal the cells (one relation of one pair, both directions) into folds; each says what it holds out."""
+        first = FEATURE_NAMES.index(RELATION_COLUMNS[0])
+        relations = self.rows[:, first : first + len(RELATION_COLUMNS)]
+        cells: dict[tuple[frozenset[str], bytes], int] = {}
+        numbers = np.array(
+            [
+                cells.setdefault((frozenset((victim, aggressor)), relation.tobytes()), len(cells))
+                for victim, aggressor, relation in zip(self.victims, self.aggressors, relations, strict=True)
+            ]
+        )
+        return [numbers % most == fold for fold in range(min(most, len(cells)))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,6 +231,29 @@ def _usable(observations: Sequence[Observation], profiles: Mapping[str, Workload
 
 
 def _fit(data: _Data, kept: NDArray[np.bool_], seed: int) -> xgboost.Booster:
+    return _boost(data, kept, seed, _rounds(data, kept, seed))
+
+
+def _rounds(data: _Data, kept: NDArray[np.bool_], seed: int) -> int:
+    """Choose how far to leave the prior by holding out pairs among what is kept: with few data hardly at all."""
+    errors = np.zeros(len(_ROUNDS))
+    for out in data.folds(_INNER_FOLDS):
+        inside, outside = kept & ~out, kept & out
+        if inside.sum() < 2 or not outside.any():
+            continue
+        booster = _boost(data, inside, seed, _ROUNDS[-1])
+        for position, rounds in enumerate(_ROUNDS):
+            predicted = booster.inplace_predict(
+                data.rows[outside],
+                base_margin=data.margin[outside],
+                validate_features=False,
+                iteration_range=(0, rounds),
+            )
+            errors[position] += np.abs(predicted - data.target[outside]).sum()
+    return _ROUNDS[int(np.argmin(errors))]  # ties: the fewest
+
+
+def _boost(data: _Data, kept: NDArray[np.bool_], seed: int, rounds: int) -> xgboost.Booster:
     matrix = xgboost.DMatrix(
         data.rows[kept],
         label=data.target[kept],
@@ -225,7 +262,7 @@ def _fit(data: _Data, kept: NDArray[np.bool_], seed: int) -> xgboost.Booster:
         feature_names=list(FEATURE_NAMES),
         nthread=1,
     )
-    return xgboost.train({**_PARAMETERS, "seed": seed}, matrix, _ROUNDS)
+    return xgboost.train({**_PARAMETERS, "seed": seed}, matrix, rounds)
 
 
 def _predict(booster: xgboost.Booster, rows: NDArray[np.float32], margin: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -247,18 +284,9 @@ def _hold_out(data: _Data, kept: NDArray[np.bool_], seed: int) -> _HeldOut:
 
 def _hold_out_pairs(data: _Data, seed: int) -> list[_HeldOut]:
     """Hold out relations of pairs, in at most _PAIR_FOLDS folds; only what both workloads show elsewhere counts."""
-    first = FEATURE_NAMES.index(RELATION_COLUMNS[0])
-    relations = data.rows[:, first : first + len(RELATION_COLUMNS)]
-    cells: dict[tuple[frozenset[str], bytes], list[int]] = {}
-    for index, (pair, relation) in enumerate(
-        zip(zip(data.victims, data.aggressors, strict=True), relations, strict=True)
-    ):
-        cells.setdefault((frozenset(pair), relation.tobytes()), []).append(index)
-    groups = list(cells.values())
     found = []
-    for fold in range(min(_PAIR_FOLDS, len(groups))):
-        kept = np.ones(len(data.target), bool)
-        kept[[index for group in groups[fold::_PAIR_FOLDS] for index in group]] = False
+    for out in data.folds(_PAIR_FOLDS):
+        kept = ~out
         seen = {name for index in np.flatnonzero(kept) for name in (data.victims[index], data.aggressors[index])}
         if kept.sum() < 2:
             continue

@@ -45,8 +45,8 @@ def main() -> None:
     step, state, mechanism = sys.argv[1], Path(sys.argv[sys.argv.index("--state") + 1]), sys.argv[-1]
     if step.startswith("write "):
         EndsAt.left = int(step.removeprefix("write "))
-        isolation.enforcer.HOST_FILES = EndsAt(HOST_FILES)  # type: ignore[assignment]
-        isolation.enforcer.HOST_AFFINITY = EndsAt(HOST_AFFINITY)  # type: ignore[assignment]
+        isolation.enforcer.HOST_FILES = EndsAt(HOST_FILES)  # type: ignore[assignment, attr-defined]
+        isolation.enforcer.HOST_AFFINITY = EndsAt(HOST_AFFINITY)  # type: ignore[assignment, attr-defined]
 
     def checkpoint(label: str) -> None:
         if label == step:
