@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median, stdev
+from statistics import fmean, median, stdev
 from typing import Self
 
 from benchmarks.errors import WorkloadSilent
 from benchmarks.workloads import Workload
 from isolation.cpuset import CpuSet
 from profiler.progress import ENVIRONMENT, ProgressLog
+from profiler.tokens import steady_rate
 
 _SETTLE_S = 0.25  # caches refill and the kernel balances after somebody starts or stops
 _END_S = 3.0
@@ -46,9 +47,14 @@ class Running:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """Measured slowdown factors of one workload: one per shared window."""
+    """One factor per round; NaN for a round that could not be measured, so that rounds stay comparable by number."""
 
-    values: tuple[float, ...]
+    rounds: tuple[float, ...]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Give the rounds that could be measured."""
+        return tuple(value for value in self.rounds if math.isfinite(value))
 
     @property
     def slowdown(self) -> float:
@@ -112,7 +118,10 @@ class Stage:
         process.send_signal(signal.SIGSTOP)
 
     def window(self, active: Sequence[str], seconds: float) -> dict[str, float]:
-        """Let these run for a while, the others pause; gives work per second of each."""
+        """Let these run for a while, the others pause; gives work per second of each, of agents the decoding speed.
+
+        Pauses of an agent (tools, turns, prefill) are the agent's own, so tokens are counted between them.
+        """
         for name in active:
             self.members[name].process.send_signal(signal.SIGCONT)
         time.sleep(_SETTLE_S)
@@ -130,7 +139,13 @@ class Stage:
             # who waits for its turn on a CPU may report late: take what is covered, if it is most of the window
             covered = running.log.covered_s
             last_s = min(end_s, covered[1]) if covered else start_s
-            rates[name] = running.log.rate_per_s(start_s, last_s) if last_s - start_s > 0.5 * seconds else math.nan
+            decoding = steady_rate(running.log.events, start_s, end_s, average=fmean)
+            if decoding is not None:
+                rates[name] = decoding
+            elif last_s - start_s > 0.5 * seconds:
+                rates[name] = running.log.rate_per_s(start_s, last_s)
+            else:
+                rates[name] = math.nan
         return rates
 
     @staticmethod
@@ -172,11 +187,10 @@ def slowdowns(
         after = {name: stage.window([name], seconds)[name] for name in names}
         for setting, rates in together.items():
             for name in names:
-                ratio = (before[name] + after[name]) / 2 / rates[name] if rates[name] else math.nan
-                if math.isfinite(ratio) and ratio > 0:
-                    values[setting][name].append(ratio)
+                ratio = (before[name] + after[name]) / 2 / rates[name] if rates[name] > 0 else math.nan
+                values[setting][name].append(ratio if ratio > 0 else math.nan)
         before = after
         on_round(number + 1)
     return {
-        setting: {name: Ratio(values=tuple(found)) for name, found in per.items()} for setting, per in values.items()
+        setting: {name: Ratio(rounds=tuple(found)) for name, found in per.items()} for setting, per in values.items()
     }

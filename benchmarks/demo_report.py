@@ -103,8 +103,8 @@ def print_outcome(console: Console, topology: Topology, outcome: Outcome) -> Non
 
 def gain(outcome: Outcome, name: str) -> Ratio:
     """Give SF under the kernel / SF placed, one per round (both share the round's solo windows); above 1 is a gain."""
-    pairs = zip(outcome.measured["kernel"][name].values, outcome.measured["cotenant"][name].values, strict=False)
-    return Ratio(values=tuple(kernel / placed for kernel, placed in pairs))
+    pairs = zip(outcome.measured["kernel"][name].rounds, outcome.measured["cotenant"][name].rounds, strict=True)
+    return Ratio(rounds=tuple(kernel / placed for kernel, placed in pairs))
 
 
 def verdict(outcome: Outcome) -> list[str]:

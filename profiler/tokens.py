@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from profiler.progress import ProgressEvent
 from profiler.records import PROFILE_FEATURES, Feature, Source
@@ -55,17 +55,23 @@ def token_features(events: Sequence[ProgressEvent], start_s: float, end_s: float
     )
 
 
-def steady_rate(events: Sequence[ProgressEvent], start_s: float, end_s: float) -> float | None:
-    """Give decode speed between two moments, 1 / median TBT; None with fewer than three intervals.
+def steady_rate(
+    events: Sequence[ProgressEvent],
+    start_s: float,
+    end_s: float,
+    average: Callable[[Sequence[float]], float] = statistics.median,
+) -> float | None:
+    """Give decode speed between two moments, 1 / average TBT; None with fewer than three intervals.
 
-    Unlike tokens per second it does not depend on where the pauses for tools happen to fall.
+    Unlike tokens per second it does not depend on where the pauses for tools happen to fall. The median shrugs off
+    interruptions; who shares a CPU suffers just those, so there take the mean.
     """
     first = bisect_right(events, start_s, key=lambda event: event.t_s)
     inside = [event for event in events[first:] if event.t_s <= end_s]
     _, between_s = _intervals(inside)
-    if len(between_s) < 3 or (median_s := statistics.median(between_s)) <= 0:
+    if len(between_s) < 3 or (average_s := average(between_s)) <= 0:
         return None
-    return 1.0 / median_s
+    return 1.0 / average_s
 
 
 def quantile(values: Sequence[float], share: float) -> float:
