@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.errors import DaemonSilent
+from cotenant.client import CHANNEL_OPTIONS
 
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 20.0
@@ -92,7 +93,7 @@ class DaemonProcess:
     def _serving(self) -> bool:
         if not self.socket.exists():
             return False
-        with grpc.insecure_channel(f"unix:{self.socket}") as channel:
+        with grpc.insecure_channel(f"unix:{self.socket}", options=CHANNEL_OPTIONS) as channel:
             try:
                 answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)
             except grpc.RpcError:

@@ -38,6 +38,12 @@ from cotenant.v1 import (
 )
 
 _PAGE = 1000
+#: A restarted daemon is found again within a second; by default gRPC's channels to one address share waits of minutes.
+CHANNEL_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
 Q = TypeVar("Q")
 R = TypeVar("R")
 
@@ -80,7 +86,7 @@ class Client:
         """Connect lazily; default socket: $COTENANT_SOCKET, else that of the default state folder."""
         self._socket = Path(socket) if socket is not None else default_socket()
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(f"unix:{self._socket.absolute()}")
+        self._channel = grpc.insecure_channel(f"unix:{self._socket.absolute()}", options=CHANNEL_OPTIONS)
         self._placements = placement_pb2_grpc.PlacementServiceStub(self._channel)
         self._profiles = profile_pb2_grpc.ProfileServiceStub(self._channel)
         self._models = model_pb2_grpc.ModelServiceStub(self._channel)
