@@ -14,6 +14,7 @@ _OTHER_CONTROLLERS = frozenset(
         *("misc", "net_cls", "net_prio", "perf_event", "pids", "rdma"),
     ]
 )
+FAMILY_NAME = "cotenant"  #: every daemon's prefix is this, alone or followed by "-..."
 _LONGEST_PATH = 4095  # PATH_MAX without its NUL
 _LONGEST_NAME = 255
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")

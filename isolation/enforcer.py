@@ -186,6 +186,11 @@ class Enforcer:
         with self._reading(f"list the threads of group {name!r}"):
             return self._own.members(name) if self._own else ()
 
+    def processes_in(self, cgroup_path: str) -> tuple[int, ...]:
+        """Return the pids in an existing cgroup and the groups in it, so that policy can look at each."""
+        with self._reading(f"list the processes of cgroup {cgroup_path!r}"):
+            return self._existing_group().processes(cgroup_path)
+
     def remove_orphan(self, name: str) -> None:
         """Remove a group of ours that holds no task; raises CgroupRefused while it does."""
         with self._reading(f"remove group {name!r}"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isolation.cgroup import CpusetGroups, resolve
+from isolation.cgroup import FAMILY_NAME, CpusetGroups, resolve
 from isolation.cpuset import CpuSet, IdSet
 from isolation.errors import ApplyFailed, CgroupRefused, CgroupVanished
 from isolation.kernelfs import KernelFiles
@@ -28,8 +28,9 @@ class ExistingGroup:
     def snapshot(self, path: str) -> Undo:
         """Record the texts of all files that apply may change; raises CgroupRefused for our own groups."""
         group = resolve(self._groups, path)
-        if group.split("/")[1] == self._prefix:
-            raise CgroupRefused(f"cgroup_path {path!r} is a group of this daemon; name the processes instead")
+        top = group.split("/")[1]
+        if top in {FAMILY_NAME, self._prefix} or top.startswith(f"{FAMILY_NAME}-"):
+            raise CgroupRefused(f"cgroup_path {path!r} is a group of a cotenant daemon; name the processes instead")
         files = []
         for one in self._tree(group):
             for name in (_CPUS, _MEMS):
@@ -90,6 +91,19 @@ class ExistingGroup:
                 told = explain(cause) if isinstance(cause, OSError) else str(cause)
                 left_over.append(f"cpuset.{kind} of {', '.join(wanted)} not restored: {told}")
         return Released(restored=len(undo.files) - gone, gone=gone, left_over=tuple(left_over))
+
+    def processes(self, path: str) -> tuple[int, ...]:
+        """Return the pids of all processes in the group and in the groups in it, lowest first."""
+        found = set()
+        waiting = [resolve(self._groups, path)]
+        for one in waiting:
+            waiting.extend(self._groups.children(one))
+            for tid in self._groups.members(one):
+                try:
+                    found.add(int(read_status(f"{self._proc}/{tid}/status", files=self._files)["Tgid"]))
+                except (FileNotFoundError, ProcessLookupError):  # it ended
+                    continue
+        return tuple(sorted(found))
 
     def _tree(self, group: str) -> list[str]:
         """Return the group and, on v1 where children must fit their parents, all groups in it."""

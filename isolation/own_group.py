@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from isolation.cgroup import CpusetGroups, check_name
+from isolation.cgroup import FAMILY_NAME, CpusetGroups, check_name
 from isolation.cpuset import CpuSet, IdSet, NodeSet
 from isolation.errors import ApplyFailed, CgroupRefused, ProcessGone
 from isolation.moving import Mover
@@ -13,8 +13,6 @@ from isolation.regroup import set_groups
 from isolation.spec import IsolationSpec
 from isolation.steps import Steps, explain
 from isolation.undo import Applied, Drift, Mechanism, Released, ThreadState, Undo
-
-_FAMILY_NAME = "cotenant"  #: every daemon's prefix is this, alone or followed by "-..."
 
 
 class OwnGroup:
@@ -36,7 +34,7 @@ class OwnGroup:
             states.update((state.tid, state) for state in mine)
         for state in states.values():
             top = (state.cgroup or "/").split("/")[1]
-            if top in {_FAMILY_NAME, self._home[1:]} or top.startswith(f"{_FAMILY_NAME}-"):
+            if top in {FAMILY_NAME, self._home[1:]} or top.startswith(f"{FAMILY_NAME}-"):
                 raise CgroupRefused(
                     f"process {state.pid} is already placed, in group {state.cgroup!r}; release that placement first"
                 )

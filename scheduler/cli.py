@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -13,11 +15,12 @@ from typing import Annotated, Any
 import typer
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from grpc import StatusCode
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from cotenant.client import Client
+from cotenant.client import Client, CotenantError
 from cotenant.v1 import placement_pb2
 from scheduler.config import Settings
 from scheduler.errors import RequestInvalid, Violation
@@ -49,12 +52,16 @@ def serve(
         Path | None, typer.Option(help="State folder [default: $COTENANT_STATE or the usual place]")
     ] = None,
     socket: Annotated[Path | None, typer.Option(help="Unix socket [default: STATE/cotenant.sock]")] = None,
-    mechanism: Annotated[str, typer.Option(help="auto, cgroup_v1, cgroup_v2 or affinity")] = "auto",
+    mechanism: Annotated[
+        str | None, typer.Option(help="auto, cgroup_v1, cgroup_v2 or affinity [default: auto]")
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="Prometheus address on loopback; '' = none [default: 127.0.0.1:9417]")
     ] = None,
     allow_uid: Annotated[list[int] | None, typer.Option(help="Also place processes of this uid; repeatable")] = None,
-    allow_any_uid: Annotated[bool, typer.Option(help="Place processes of every user")] = False,
+    allow_any_uid: Annotated[
+        bool | None, typer.Option("--allow-any-uid", help="Place processes of every user", show_default=False)
+    ] = None,
     log_format: Annotated[str | None, typer.Option(help="json or text")] = None,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. As root it uses cpuset cgroups, otherwise affinity of your own processes.
@@ -67,7 +74,7 @@ def serve(
         "socket": socket,
         "mechanism": mechanism,
         "metrics_address": metrics,
-        "allow_uids": tuple(allow_uid or ()),
+        "allow_uids": tuple(allow_uid) if allow_uid else None,
         "allow_any_uid": allow_any_uid,
         "log_format": log_format,
     }
@@ -82,7 +89,7 @@ def serve(
     run_daemon(settings)
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command()
 def run(
     command: Annotated[list[str], typer.Argument(help="The command, after --", show_default=False)],
     name: NameOption = "",
@@ -98,7 +105,7 @@ def run(
     The command is held back until every thread of it will be born in place. Example:
     cotenant run --name llm --cpus 4 --slo tbt-p99=120ms -- llama-server -m model.gguf
     """
-    name = name or f"{Path(command[0]).name.lower()[:40]}-{os.getpid()}"
+    name = name or f"{_as_name(Path(command[0]).name)}-{os.getpid()}"
     with Client(socket) as client:
         child, writing = start_held(command)
         try:
@@ -120,10 +127,17 @@ def run(
 
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(one, pass_on)
-        Console(stderr=True, highlight=False).print(f"cotenant: {placed.explanation.summary}")
+        if sys.stdin.isatty():  # Ctrl-C: the terminal sends it to the command as well
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        told = Console(stderr=True, highlight=False)
+        told.print(f"cotenant: {placed.explanation.summary}")
         let_go(writing)
         code = child.wait()
-        client.release(name)
+        try:
+            client.release(name)
+        except CotenantError as error:
+            if error.code is not StatusCode.NOT_FOUND:  # the daemon saw the end first, and released it itself
+                told.print(f"cotenant: {error}", markup=False)
     raise typer.Exit(code if code >= 0 else 128 - code)
 
 
@@ -258,6 +272,11 @@ def events(
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(one.time_unix_s))
         table.add_row(str(one.sequence), when, one.kind, one.workload, one.detail)
     _out.print(table if found else "no events")
+
+
+def _as_name(text: str) -> str:
+    """Make a workload name of a command's."""
+    return re.sub(r"[^a-z0-9._-]", "-", text.lower())[:40].lstrip("._-") or "command"
 
 
 def explain_to(console: Console, placement: placement_pb2.Placement) -> None:

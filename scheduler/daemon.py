@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -50,7 +51,7 @@ from scheduler.operations import Operations
 from scheduler.placement import PlacementState
 from scheduler.reconciler import Reconciler
 from scheduler.service import HostServicer, PlacementServicer
-from scheduler.state import group_prefix, lock_state, machine_id, open_state
+from scheduler.state import check_socket, group_prefix, lock_state, machine_id, open_state
 from scheduler.view import Viewer
 from scheduler.writer import Writer
 
@@ -83,7 +84,9 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-_EXTRAS = frozenset({"method", "workload", "socket", "mechanism", "state", "metrics", "model", "fallback", "recovered"})
+_EXTRAS = frozenset(
+    {"method", "workload", "socket", "mechanism", "state", "metrics", "model", "fallback", "recovered", "operation"}
+)
 
 
 class Daemon:
@@ -108,7 +111,7 @@ class Daemon:
         observations = ObservationStore(self.state / "observations.jsonl")
         models = ModelRegistry(self.state / "models")
         self._viewer = Viewer(topology=self.topology, host=host_traits(self.topology), profiles=profiles, models=models)
-        self._writer = Writer()
+        self._writer = Writer(waiting_limit=max(1, settings.workers // 2))  # reads always find a free thread
         held: dict[str, Held] = {}
         uids = None if settings.allow_any_uid else frozenset({os.geteuid(), *settings.allow_uids})
         self._controller = Controller(
@@ -201,6 +204,7 @@ class Daemon:
         _log.info("stopped", extra={"state": str(self.state)})
 
     def _serve(self, path: Path, *, read_only: bool) -> grpc.Server:
+        check_socket(path)
         server = grpc.server(
             ThreadPoolExecutor(max_workers=self._settings.workers, thread_name_prefix="rpc"),
             interceptors=[Border(self.metrics, read_only=read_only)],
@@ -245,6 +249,8 @@ def serve(settings: Settings, *, checkpoint: Callable[[str], None] = lambda _lab
     text = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.setFormatter(JsonLines() if settings.log_format == "json" else logging.Formatter(text))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a pidfd for each process of a large workload
     asked = threading.Event()
 
     def ask(_signal: int, _frame: FrameType | None) -> None:

@@ -24,7 +24,12 @@ class Metrics:
         self.fallbacks = Counter(
             "cotenant_fallback_decisions", "Decisions made without the model", registry=self.registry
         )
-        self._placements = Gauge("cotenant_placements", "Live placements, by state", ("state",), registry=self.registry)
+        self._placements = Gauge(
+            "cotenant_placements",
+            "Placements, by state; RELEASED are those still remembered",
+            ("state",),
+            registry=self.registry,
+        )
 
     def watch_placements(self, states: tuple[str, ...], count: Callable[[str], float]) -> None:
         """Ask for the number of placements per state whenever metrics are read."""

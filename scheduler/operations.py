@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -14,10 +15,11 @@ from pathlib import Path
 
 from isolation.process import identify
 from profiler.collector import collect_running
-from profiler.errors import ProfilerError, TrainingImpossible
+from profiler.errors import TrainingImpossible
 from profiler.store import ProfileStore
 from scheduler.errors import Busy, OperationMissing
 
+_log = logging.getLogger("cotenant.operations")
 _KEPT = 100
 _TRAINING_LIMIT_S = 1800.0
 
@@ -58,7 +60,7 @@ class Operations:
         """Train in a child process: XGBoost never enters the daemon."""
 
         def work(operation: Operation) -> None:
-            command = [sys.executable, "-m", "profiler.training", "--state", str(self._state)]
+            command = [sys.executable, "-P", "-m", "profiler.training", "--state", str(self._state)]
             if only_if_better:
                 command.append("--only-if-better")
             child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -104,7 +106,8 @@ class Operations:
             try:
                 work(operation)
                 operation.progress, operation.stage = 1.0, "done"
-            except (ProfilerError, OSError, ValueError, KeyError, subprocess.SubprocessError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever ended it is the operation's result
+                _log.exception("operation failed", extra={"operation": operation.name})
                 operation.error = error
                 operation.stage = "failed"
             finally:

@@ -40,6 +40,10 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def _exact(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
 def text(pattern: re.Pattern[str], allowed: str) -> Check:
     """Accept text that matches as a whole."""
     return lambda value: None if pattern.fullmatch(value) else f"{_shown(value)} is not allowed; allowed: {allowed}"
@@ -60,12 +64,12 @@ def prose(longest: int) -> Check:
 
 def number(low: float, high: float, unit: str = "") -> Check:
     """Accept a finite number in a closed range; NaN and infinity are refused by name."""
-    span = f"{low:g} to {high:g}" + (f" {unit}" if unit else "")
+    span = f"{_exact(low)} to {_exact(high)}" + (f" {unit}" if unit else "")
 
     def check(value: float) -> str | None:
         if not math.isfinite(value):
             return f"{value} is not a number that can be used; allowed: {span}"
-        return None if low <= value <= high else f"{value:g} is outside {span}"
+        return None if low <= value <= high else f"{_exact(value)} is outside {span}"
 
     return check
 
@@ -129,7 +133,7 @@ RULES: dict[str, Rule] = {
     "Observation.workload": _required_name,
     "Observation.slowdown": Rule(check=number(0.01, 10_000), required=True),
     "Observation.window_s": Rule(check=number(0.001, 86_400, "s"), required=True),
-    "ListEventsRequest.after_sequence": Rule(check=anything),
+    "ListEventsRequest.after_sequence": Rule(check=number(0, 2**63 - 1)),
     "ListEventsRequest.page_size": _page_size,
     "Workload.name": _required_name,
     "Workload.pids": _message,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -64,6 +65,29 @@ def lock_state(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def check_socket(path: Path) -> None:
+    """Refuse a socket path that somebody answers on, or that is no socket: gRPC would take it away without a word."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StateRefused(
+            f"socket {str(path)!r} cannot be used: {error.strerror}; choose another with --socket"
+        ) from error
+    if not stat.S_ISSOCK(mode):
+        raise StateRefused(f"socket {str(path)!r} is another kind of file; choose another with --socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.settimeout(2.0)
+        try:
+            caller.connect(str(path))
+        except OSError:  # left by a daemon that was killed
+            return
+    raise StateRefused(
+        f"somebody answers on socket {str(path)!r} already; stop that daemon, or choose another --socket"
+    )
 
 
 def group_prefix(path: Path) -> str:

@@ -1,6 +1,6 @@
 """The border between messages and domain values; also the journal's record format, since protobuf evolves well.
 
-With service.py the only module of this layer that touches the stubs.
+With the servicers (service.py, learning.py) and what mounts them (daemon.py) all of this layer that knows the stubs.
 """
 
 from __future__ import annotations

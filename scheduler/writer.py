@@ -15,7 +15,7 @@ T = TypeVar("T")
 class Writer:
     """Runs jobs in order on one thread; a caller that stops waiting does not stop the job."""
 
-    def __init__(self, *, waiting_limit: int = 64) -> None:
+    def __init__(self, *, waiting_limit: int = 4) -> None:
         self._here = threading.local()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer", initializer=self._mark)
         self._slots = threading.BoundedSemaphore(waiting_limit)

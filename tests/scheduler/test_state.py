@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.errors import AlreadyRunning, StateRefused
-from scheduler.state import group_prefix, lock_state, open_state
+from scheduler.state import check_socket, group_prefix, lock_state, open_state
 
 
 def test_a_fresh_folder_is_private(tmp_path: Path) -> None:
@@ -75,3 +76,23 @@ def test_a_lock_left_by_a_crash_is_free(tmp_path: Path) -> None:
 
 def test_each_folder_has_groups_of_its_own(tmp_path: Path) -> None:
     assert group_prefix(tmp_path / "a") != group_prefix(tmp_path / "b")
+
+
+def test_a_socket_somebody_answers_on_is_refused_and_a_stale_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    check_socket(path)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        with pytest.raises(StateRefused, match="somebody answers"):
+            check_socket(path)
+    check_socket(path)
+
+
+def test_a_file_where_the_socket_should_be_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.sock").write_text("precious")
+
+    with pytest.raises(StateRefused, match="another kind of file"):
+        check_socket(tmp_path / "a.sock")
+
+    assert "precious" == (tmp_path / "a.sock").read_text()
