@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         sys.stderr.write(f"cotenant: {error}\n")
         for one in getattr(error, "fields", ()):
-            sys.stderr.write(f"  {one.field}: {one.problem}\n")
+            if one.problem not in str(error):
+                sys.stderr.write(f"  {one.field}: {one.problem}\n")
         sys.exit(1)
 
 

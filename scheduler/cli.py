@@ -283,8 +283,9 @@ def explain_to(console: Console, placement: placement_pb2.Placement) -> None:
     """Print an explanation for a human."""
     told = placement.explanation
     console.print(told.summary)
-    source = f"model {told.model_id}" if told.model_id else placement.fallback
-    console.print(f"predicted by {source}; {told.candidates_considered} candidates; decided by: {told.decided_by}")
+    source = f"fallback: {placement.fallback}" if placement.fallback else f"predicted by model {told.model_id}"
+    count = told.candidates_considered
+    console.print(f"{source}; {count} CPU set{'s' * (count != 1)} considered; decided by: {told.decided_by}")
     if told.binding_constraint:
         console.print(f"binding: {told.binding_constraint}")
     table = Table("CPUs", "cost", "fits", "predicted slowdown of each (lower-upper)", box=None)

@@ -238,7 +238,7 @@ def test_v2_top_gets_the_controller_when_processes_are_placed() -> None:
 def test_our_own_groups_are_no_targets() -> None:
     kernel, _ = groups_with("/cotenant", "/cotenant/web")
 
-    with pytest.raises(CgroupRefused, match="group of this daemon"):
+    with pytest.raises(CgroupRefused, match="group of a cotenant daemon"):
         kernel.enforcer(TOPOLOGY).snapshot("a", Target(cgroup_path="/cotenant/web"))
 
 
