@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -16,18 +18,26 @@ from cotenant.client import CHANNEL_OPTIONS
 
 _START_LIMIT_S = 60.0
 _STOP_LIMIT_S = 20.0
+_SETTINGS = "COTENANT_"  # what the environment tells a daemon begins so, in either case
+_KEPT_SETTINGS = frozenset({"COTENANT_RECONCILE_S"})  # how often, not where or for whom
 
 
 class DaemonProcess:
-    """Starts `cotenant serve` on a state folder and waits until it serves; leaving stops it gracefully."""
+    """Starts `cotenant serve` on a state folder and waits until it serves; leaving stops it gracefully.
 
-    def __init__(self, state: Path, *options: str, program: tuple[str, ...] = ("-m", "cotenant.main", "serve")) -> None:
-        """`options` are those of `cotenant serve`; metrics are off unless asked for."""
+    It listens in its state folder, whatever the user exported for a daemon of theirs.
+    """
+
+    def __init__(
+        self, state: Path, *options: str, program: tuple[str, ...] = ("-P", "-m", "cotenant.main", "serve")
+    ) -> None:
+        """`options` are those of `cotenant serve` without --socket; metrics are off unless asked for."""
         self.state = state
         self.socket = state / "cotenant.sock"
         self.log = state.with_name(f"{state.name}.log")
         metrics = () if "--metrics" in options else ("--metrics", "")
-        self._command = [sys.executable, *program, "--state", str(state), *metrics, *options]
+        where = ("--state", str(state), "--socket", str(self.socket))
+        self._command = [sys.executable, *program, *where, *metrics, *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -45,19 +55,24 @@ class DaemonProcess:
         return self._process.pid
 
     def start(self) -> None:
-        """Start and wait until health says SERVING; raises DaemonSilent with the log's last lines."""
+        """Start and wait until health says SERVING; raises DaemonSilent with the log's last lines.
+
+        Whatever ends the waiting, Ctrl-C too, ends the daemon: nobody else knows of it yet.
+        """
         with self.log.open("ab") as sink:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                env=_without_settings(os.environ),
+                start_new_session=True,
             )
-        limit_s = time.monotonic() + _START_LIMIT_S
-        while not self._serving():
-            if self._process.poll() is not None:
-                raise DaemonSilent(f"the daemon ended with code {self._process.returncode}: {self._last_words()}")
-            if time.monotonic() > limit_s:
-                self.kill()
-                raise DaemonSilent(f"the daemon did not serve within {_START_LIMIT_S:g} s: {self._last_words()}")
-            time.sleep(0.05)
+        try:
+            self._wait_until_it_serves(self._process)
+        except BaseException:
+            self.kill()
+            raise
 
     def stop(self) -> int | None:
         """Ask it to end, wait, and give its exit code; harmless when it is not running."""
@@ -90,6 +105,15 @@ class DaemonProcess:
                 return int(line.split()[1]) * 1024
         raise DaemonSilent(f"/proc/{self.pid}/status has no VmHWM line")
 
+    def _wait_until_it_serves(self, process: subprocess.Popen[bytes]) -> None:
+        limit_s = time.monotonic() + _START_LIMIT_S
+        while not self._serving():
+            if process.poll() is not None:
+                raise DaemonSilent(f"the daemon ended with code {process.returncode}: {self._last_words()}")
+            if time.monotonic() > limit_s:
+                raise DaemonSilent(f"the daemon did not serve within {_START_LIMIT_S:g} s: {self._last_words()}")
+            time.sleep(0.05)
+
     def _serving(self) -> bool:
         if not self.socket.exists():
             return False
@@ -103,3 +127,12 @@ class DaemonProcess:
     def _last_words(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return " / ".join(lines[-3:]) or "it said nothing"
+
+
+def _without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what would redirect a daemon or widen whom it may place."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in _KEPT_SETTINGS or not name.upper().startswith(_SETTINGS)
+    }

@@ -48,6 +48,7 @@ class Workload:
 
 def catalogue() -> tuple[Workload, ...]:
     """Give the workloads that come with this package."""
+    python = (sys.executable, "-P", "-m")  # -P: no module from whatever folder we are called in
     kinds = (
         ("cpu", "bytes", "SHA-256 over a buffer in the first-level cache"),
         ("memory", "bytes", "streaming copy between two arrays, each four times the last-level cache"),
@@ -56,12 +57,12 @@ def catalogue() -> tuple[Workload, ...]:
     )
     return (
         *(
-            Workload(name=name, argv=(sys.executable, "-m", "benchmarks.workloads", name), unit=unit, description=text)
+            Workload(name=name, argv=(*python, "benchmarks.workloads", name), unit=unit, description=text)
             for name, unit, text in kinds
         ),
         Workload(
             name="agent",
-            argv=(sys.executable, "-m", "benchmarks.agents", "--kind", "simple", "--threads", "1"),
+            argv=(*python, "benchmarks.agents", "--kind", "simple", "--threads", "1"),
             unit="tokens",
             description="llama.cpp on one thread, nearly continuous decoding",
         ),

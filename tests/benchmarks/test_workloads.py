@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -95,9 +96,18 @@ def test_the_catalogue_names_five_workloads_that_this_python_can_start() -> None
     workloads = catalogue()
 
     assert [workload.name for workload in workloads] == ["cpu", "memory", "latency", "io", "agent"]
-    assert all(workload.argv[:2] == (sys.executable, "-m") for workload in workloads)
-    for module in {workload.argv[2] for workload in workloads}:
+    assert all(workload.argv[:3] == (sys.executable, "-P", "-m") for workload in workloads)
+    for module in {workload.argv[3] for workload in workloads}:
         assert finished(module, ["--help"]).returncode == 0
+
+
+def test_a_workload_takes_no_module_from_the_folder_it_is_called_in(tmp_path: Path) -> None:
+    (tmp_path / "isolation.py").write_text("raise SystemExit('a stranger ran')")
+    argv = next(one for one in catalogue() if one.name == "cpu").argv
+
+    done = subprocess.run([*argv, "--seconds", "0.01"], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (0, "") == (done.returncode, done.stderr)
 
 
 def test_the_last_level_cache_has_a_plausible_size() -> None:
