@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from isolation.topology import read_topology
 from profiler.collector import collect
 from profiler.errors import ModelDamaged, ProfileDamaged, ProfilerError, TrainingImpossible
 from profiler.files import make_folder, name_checked
+from profiler.interruption import ended_by_signals
 from profiler.records import WorkloadProfile
 from profiler.registry import Manifest, ModelRegistry
 from profiler.store import ProfileStore
@@ -51,13 +51,11 @@ def profile(
     as_json: _Json = False,
 ) -> None:
     """Run a command alone, measure it, and store what it does under NAME (an older profile is replaced)."""
-    # the command must not outlive us: SIGTERM ends us like Ctrl-C, through every `finally`
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     name_checked(name)
     folder = (state or default_state()) / "profiles"
     make_folder(folder)  # before measuring, not after
     chosen = CpuSet.parse(cpus) if cpus else CpuSet.of(list(read_topology().usable)[-1:])
-    with _bar() as bar:
+    with ended_by_signals(), _bar() as bar:  # the command must not outlive us
         task = bar.add_task(f"profiling {escape(name)} on CPUs {chosen}", total=1.0)
 
         def told(share: float, stage: str) -> None:
@@ -121,7 +119,7 @@ def train(
     command = [sys.executable, "-P", "-m", "profiler.training", "--state", str(state or default_state())]
     if only_if_better:
         command.append("--only-if-better")
-    with _bar() as bar:
+    with ended_by_signals(), _bar() as bar:  # subprocess.run ends the child when it is interrupted
         bar.add_task("training, and holding out each workload in turn", total=None)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -49,6 +49,7 @@ class PinnedCommand:
         """Start from a thread that is on those CPUs already: a child inherits them, with no code before exec."""
         result: list[subprocess.Popen[bytes]] = []
         failure: list[BaseException] = []
+        over = threading.Event()  # an interrupted Thread.join takes the thread for ended (CPython 3.11)
 
         def start() -> None:
             try:
@@ -66,10 +67,19 @@ class PinnedCommand:
                     )
             except (OSError, ValueError) as error:
                 failure.append(error)
+            finally:
+                over.set()
 
         starter = threading.Thread(target=start, name="start-pinned")
         starter.start()
-        starter.join()
+        try:
+            over.wait()
+        except BaseException:  # Ctrl-C: nobody else will ever know of what is being started
+            over.wait()
+            for child in result:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+            raise
         if failure:
             raise WorkloadFailed(self._why(failure[0], cpus)) from failure[0]
         return result[0]

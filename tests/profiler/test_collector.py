@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -186,6 +187,21 @@ def test_ctrl_c_in_the_middle_leaves_nothing_running() -> None:
     with pytest.raises(KeyboardInterrupt):
         collect("x", [*WORKLOAD, "steady"], cpus=ONE_CPU, window_s=5, warmup_s=0, on_progress=interrupt)
 
+    assert children() == before
+
+
+def test_ctrl_c_while_the_command_is_being_started_leaves_nothing_running(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "stderr")  # opening it holds the start up until somebody reads
+    reader = threading.Timer(0.4, os.open, (tmp_path / "stderr", os.O_RDONLY))
+    ctrl_c = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    reader.start()
+    ctrl_c.start()
+    before = children()
+
+    with pytest.raises(KeyboardInterrupt):
+        PinnedCommand(["sleep", "100"], ONE_CPU, tmp_path)
+
+    reader.join()
     assert children() == before
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from isolation.topology import read_topology
 from profiler.cli import app
 from profiler.errors import ModelMissing, ProfileMissing, ProfilerError, TrainingImpossible
+from profiler.interruption import ended_by_signals
 from profiler.store import ObservationStore, ProfileStore
 from tests.fakes.measurements import made_up_observations, made_up_profiles
 from tests.fakes.profiles import profile_of
@@ -77,13 +79,17 @@ def test_an_unwritable_state_folder_is_refused_before_measuring(tmp_path: Path) 
     assert "--state DIR" in str(done.exception)
 
 
-def test_train_then_models_shows_scores_and_rolls_back(tmp_path: Path) -> None:
-    profiles = made_up_profiles(3)
+def store_made_up(state: Path, *, workloads: int) -> None:
+    profiles = made_up_profiles(workloads)
     for one in profiles.values():
-        ProfileStore(tmp_path / "profiles").save(one)
+        ProfileStore(state / "profiles").save(one)
     here = read_topology().fingerprint
     observations = [replace(one, host_fingerprint=here) for one in made_up_observations(profiles)]
-    ObservationStore(tmp_path / "observations.jsonl").append(observations)
+    ObservationStore(state / "observations.jsonl").append(observations)
+
+
+def test_train_then_models_shows_scores_and_rolls_back(tmp_path: Path) -> None:
+    store_made_up(tmp_path, workloads=3)
     state = ["--state", str(tmp_path)]
 
     trained = RUNNER.invoke(app, ["train", *state])
@@ -94,24 +100,81 @@ def test_train_then_models_shows_scores_and_rolls_back(tmp_path: Path) -> None:
     assert RUNNER.invoke(app, ["models", *state, "--activate", models[0]["id"]]).exit_code == 0
 
 
-def test_sigterm_to_the_command_ends_the_measured_workload_too(tmp_path: Path) -> None:
-    code = "from profiler.cli import app; app()"
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_command_ends_the_measured_workload_too(tmp_path: Path, number: signal.Signals) -> None:
     wish = ["profile", "x", "--state", str(tmp_path), "--no-probes", "--window", "60", "--", "sleep", "4321.5"]
-    with subprocess.Popen([sys.executable, "-c", code, *wish], stderr=subprocess.DEVNULL) as ours:
-        sleepers: list[int] = []
-        deadline_s = time.monotonic() + 20
-        while not sleepers and time.monotonic() < deadline_s:
-            time.sleep(0.05)
-            sleepers = [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if sleeps(pid)]  # noqa: PTH208
-        ours.send_signal(signal.SIGTERM)
-        ours.wait(10)
 
-    assert len(sleepers) == 1
-    assert not sleeps(sleepers[0])
+    code, measured = ended_while_it_runs(wish, number, lambda cmdline: cmdline == b"sleep\x004321.5\x00")
+
+    assert code == 130
+    assert not running(measured)
 
 
-def sleeps(pid: int) -> bool:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_train_ends_the_training_child(tmp_path: Path, number: signal.Signals) -> None:
+    wish = ["train", "--state", str(tmp_path)]
+    store_made_up(tmp_path, workloads=5)
+
+    def trains(cmdline: bytes) -> bool:
+        return b"profiler.training" in cmdline and str(tmp_path).encode() in cmdline
+
+    code, child = ended_while_it_runs(wish, number, trains)
+
+    assert code == 130
+    assert not running(child)
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x004321.5\x00"
+        with ended_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_signal_does_not_break_the_clean_up_off() -> None:
+    cleaned_up = []
+
+    def signalled_twice() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            cleaned_up.append(True)
+
+    with pytest.raises(KeyboardInterrupt), ended_by_signals():
+        signalled_twice()
+
+    assert cleaned_up
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def ended_while_it_runs(
+    arguments: list[str], number: signal.Signals, wanted: Callable[[bytes], bool]
+) -> tuple[int, int]:
+    """Send the command a signal once a process with such a command line is there; give exit code and that pid."""
+    command = [sys.executable, "-m", "cotenant.main", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as ours:
+        found: list[int] = []
+        deadline_s = time.monotonic() + 20
+        while not found and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+            pids = map(int, filter(str.isdecimal, os.listdir("/proc")))  # noqa: PTH208
+            found = [pid for pid in pids if wanted(cmdline_of(pid))]
+        ours.send_signal(number)
+        code = ours.wait(10)
+
+    assert len(found) == 1
+    return code, found[0]
+
+
+def cmdline_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return False
+        return b""
+
+
+def running(pid: int) -> bool:
+    return cmdline_of(pid) != b""  # a zombie has no command line
