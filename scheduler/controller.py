@@ -5,30 +5,27 @@ Everything that changes the kernel or the journal runs on the one writer thread;
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
-from isolation.enforcer import Enforcer, Target
-from isolation.errors import IsolationError
-from isolation.process import boot_id, identify
+from isolation.enforcer import Enforcer
+from isolation.errors import IsolationError, UndoFailed
+from isolation.kernelfs import HOST_FILES, KernelFiles
+from isolation.process import boot_id
 from scheduler import wire
-from scheduler.errors import (
-    EtagStale,
-    JournalFailed,
-    PlacementExists,
-    PlacementMissing,
-    RequestIdReused,
-    RequestInvalid,
-    Violation,
-)
+from scheduler.errors import EtagStale, JournalFailed, PlacementExists, PlacementMissing, RequestIdReused
 from scheduler.held import Held, outcome_of, sentence_of, spec_of
 from scheduler.journal import Entry, Event, Journal
 from scheduler.placement import LIVE, Decision, Placement, PlacementState, WorkloadRequest
 from scheduler.planner import plan, rebalance
+from scheduler.targets import Targets
 from scheduler.view import View, Viewer
 from scheduler.writer import Writer
+
+_log = logging.getLogger("cotenant.controller")
 
 
 class Controller:
@@ -43,6 +40,7 @@ class Controller:
         writer: Writer,
         held: dict[str, Held],
         allowed_uids: frozenset[int] | None,
+        files: KernelFiles = HOST_FILES,
         checkpoint: Callable[[str], None] = lambda _label: None,
     ) -> None:
         """`checkpoint` is called before each store or kernel step: tests of crashes end the process there."""
@@ -50,10 +48,12 @@ class Controller:
         self._journal = journal
         self._viewer = viewer
         self._writer = writer
-        self._allowed_uids = allowed_uids
+        self.targets = Targets(enforcer=enforcer, allowed_uids=allowed_uids, files=files)
         self._checkpoint = checkpoint
         self._held = held
-        self._boot_id = boot_id()
+        self._boot_id = boot_id(files=files)
+        self._reserved: set[str] = set()  # names of stored records that cannot be read: they must not be overwritten
+        self._owed: dict[str, Callable[[], None]] = {}  # by name: what the journal could not save when it was due
 
     # --- reads ------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ class Controller:
     def preview(self, request: WorkloadRequest, *, allow_best_effort: bool) -> Placement:
         """Plan and touch nothing; processes that are named are checked all the same."""
         self._refuse_live_name(request.name)
-        self._identify(request)
+        self.targets.identify(request, self._held)
         return self._planned(self._decide(request, allow_best_effort=allow_best_effort), request)
 
     def get(self, name: str) -> Placement:
@@ -117,10 +117,12 @@ class Controller:
     def _place(self, request_id: str, digest: bytes, request: WorkloadRequest, *, allow_best_effort: bool) -> Placement:
         if (earlier := self._earlier(request_id, digest)) is not None:
             return wire.placement_from_bytes(earlier)
+        self.pay()
         self._refuse_live_name(request.name)
-        target = self._identify(request)
+        target = self.targets.identify(request, self._held)
         decision = self._decide(request, allow_best_effort=allow_best_effort)
         undo = self._enforcer.snapshot(request.name, target)
+        self.targets.refuse_overlap(target, undo, self._held)
         intended = replace(
             self._planned(decision, request),
             state=PlacementState.APPLYING,
@@ -133,9 +135,12 @@ class Controller:
         self._checkpoint("place: apply")
         try:
             applied = self._enforcer.apply(request.name, target, spec_of(decision), undo)
+        except UndoFailed as error:  # the earlier state is still needed: the reconciler goes on restoring it
+            self.keep_releasing(intended, held, ("refused", str(error)))
+            raise
         except IsolationError as error:
             self._checkpoint("place: forget")
-            self._journal.forget(request.name, request_id, (time.time(), "refused", str(error)))
+            self.forget(request.name, request_id, ("refused", str(error)))
             raise
         self._checkpoint("place: save outcome")
         done = outcome_of(intended, applied)
@@ -143,8 +148,8 @@ class Controller:
             self._journal.settle(
                 self._entry(done, held), wire.placement_to_bytes(done), (time.time(), "placed", sentence_of(done))
             )
-        except JournalFailed:
-            self._enforcer.release(undo)  # what is not saved did not happen
+        except JournalFailed as error:  # what is not saved did not happen
+            self.take_back(intended, held, ("refused", str(error)))
             raise
         self._checkpoint("place: answer")
         self._held[request.name] = held
@@ -168,17 +173,12 @@ class Controller:
             created_unix_s=0.0,
         )
 
-    def _identify(self, request: WorkloadRequest) -> Target:
-        taken = {process.pid: name for name, held in tuple(self._held.items()) for process in held.target.processes}
-        for pid in request.pids:
-            if owner := taken.get(pid):
-                raise RequestInvalid(
-                    (Violation("workload.pids.pids", f"{pid} belongs to placement {owner!r}; release that first"),)
-                )
-        processes = tuple(identify(pid, allowed_uids=self._allowed_uids) for pid in request.pids)
-        return Target(processes=processes, cgroup_path=request.cgroup_path)
-
     def _refuse_live_name(self, name: str) -> None:
+        if name in self._reserved:
+            raise PlacementExists(
+                f"{name!r} is the name of a stored placement that this daemon keeps but cannot read; "
+                "choose another name"
+            )
         existing = self.view().placements.get(name)
         if existing is not None and existing.state in LIVE:
             raise PlacementExists(
@@ -186,13 +186,80 @@ class Controller:
                 "release it first or choose another name"
             )
 
+    # --- what came to nothing; also for the reconciler, on the writer thread -------------------
+
+    def take_back(self, placement: Placement, held: Held, event: tuple[str, str]) -> None:
+        """Restore the earlier state and forget the placement; what cannot be restored now is kept as RELEASING."""
+        try:
+            self._enforcer.release(held.undo)
+        except IsolationError as error:
+            _log.exception("giving back failed; trying again", extra={"workload": placement.name})
+            self.keep_releasing(placement, held, (event[0], f"{event[1]}; and giving back failed: {error}"))
+            return
+        self.forget(placement.name, held.request_id, event)
+
+    def forget(self, name: str, request_id: str, event: tuple[str, str]) -> None:
+        """Drop an intent that came to nothing."""
+        self._held.pop(name, None)
+        self._viewer.drop(name)
+        self._save(name, lambda: self._journal.forget(name, request_id, (time.time(), *event)))
+
+    def keep_releasing(self, placement: Placement, held: Held, event: tuple[str, str]) -> None:
+        """Hold on to the earlier state until the reconciler has restored it; nobody is answered then."""
+        leaving = replace(placement, state=PlacementState.RELEASING, etag=uuid.uuid4().hex[:16])
+        request_id, held = held.request_id, replace(held, request_id="")
+        self._held[placement.name] = held
+        self._viewer.put(leaving)
+        entry = self._entry(leaving, held)
+        self._save(placement.name, lambda: self._journal.abandon(entry, request_id, (time.time(), *event)))
+
+    def pay(self) -> None:
+        """Save what the journal could not take when it was due; raises JournalFailed while it still cannot.
+
+        Comes before every further change, so that no old entry is written over a newer one.
+        """
+        for name, write in list(self._owed.items()):
+            write()
+            del self._owed[name]
+
+    def owes(self, name: str) -> bool:
+        """Tell whether something about a placement still waits to be saved; until then it must not change again."""
+        return name in self._owed
+
+    def reserve(self, name: str) -> None:
+        """Keep a name from being placed: its stored record cannot be read and must not be lost."""
+        self._reserved.add(name)
+
+    def reserved(self, name: str) -> bool:
+        """Tell whether a stored record that cannot be read has this name."""
+        return name in self._reserved
+
+    def expire(self) -> None:
+        """Drop the oldest placements that are over."""
+        if names := self._viewer.surplus():
+            try:
+                self._journal.drop(names)
+            except JournalFailed:  # the next one that ends tries again
+                _log.exception("old placements could not be dropped")
+                return
+            self._viewer.drop(*names)
+
+    def _save(self, name: str, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except JournalFailed:
+            _log.exception("saving failed; trying again before the next change", extra={"workload": name})
+            self._owed[name] = write
+
     # --- release -----------------------------------------------------------------------------
 
     def _release(self, request_id: str, digest: bytes, name: str, etag: str) -> Placement:
         if (earlier := self._earlier(request_id, digest)) is not None:
             return wire.placement_from_bytes(earlier)
+        self.pay()
+        begun = self._journal.answered(request_id) is not None  # a repeat: the first try itself changed the etag
         placement = self.get(name)
-        if etag and etag != placement.etag:
+        if etag and etag != placement.etag and not begun:
             raise EtagStale(f"{name!r} has etag {placement.etag}, not {etag}: read it again before releasing it")
         held = self._held.get(name)
         if placement.state not in LIVE or held is None:
@@ -201,6 +268,7 @@ class Controller:
         leaving = replace(placement, state=PlacementState.RELEASING, etag=uuid.uuid4().hex[:16])
         self._checkpoint("release: save intent")
         self._journal.intend(self._entry(leaving, held), digest)
+        self._held[name] = held  # whoever finishes it answers this request
         self._viewer.put(leaving)
         return self.finish_release(leaving, held, "released")
 
@@ -220,6 +288,7 @@ class Controller:
         self._checkpoint("release: answer")
         self._held.pop(leaving.name, None)
         self._viewer.put(done)
+        self.expire()
         return done
 
     # --- rebalance ---------------------------------------------------------------------------
@@ -227,8 +296,14 @@ class Controller:
     def _rebalance(
         self, *, max_moves: int, min_gain: float, validate_only: bool
     ) -> tuple[tuple[Placement, ...], float, float]:
+        if not validate_only:
+            self.pay()
         view = self.view()
-        requests = {name: one.request for name, one in view.placements.items() if one.state is PlacementState.ACTIVE}
+        requests = {
+            name: one.request
+            for name, one in view.placements.items()
+            if one.state is PlacementState.ACTIVE and one.mechanism == self._enforcer.mechanism
+        }
         result = rebalance(view.ledger, requests, view.predictor, max_moves=max_moves, min_gain=min_gain)
         moved = []
         for name, decision in result.moves:
@@ -251,15 +326,14 @@ class Controller:
             )
         except IsolationError as error:  # the enforcer took its steps back: it sits where it sat
             detail = f"move to CPUs {after.decision.cpus} failed: {error}"
-            self._journal.update(self._entry(before, held), (time.time(), "refused", detail))
+            entry = self._entry(before, held)
+            self._save(before.name, lambda: self._journal.update(entry, (time.time(), "refused", detail)))
             raise
         self._checkpoint("move: save outcome")
         done = outcome_of(intended, applied)
-        self._journal.update(
-            self._entry(done, held),
-            (time.time(), "placed", f"moved from CPUs {before.decision.cpus} to {after.decision.cpus}"),
-        )
-        self._viewer.put(done)
+        self._viewer.put(done)  # also when it cannot be saved at once: the intent, which is saved, says the same
+        entry, detail = self._entry(done, held), f"moved from CPUs {before.decision.cpus} to {after.decision.cpus}"
+        self._save(before.name, lambda: self._journal.update(entry, (time.time(), "placed", detail)))
         return done
 
     # --- small parts -------------------------------------------------------------------------

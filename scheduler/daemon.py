@@ -33,16 +33,14 @@ from cotenant.v1 import (
 )
 from isolation.capabilities import read_capabilities
 from isolation.enforcer import Enforcer, Mechanism
-from isolation.errors import IsolationError
 from isolation.topology import read_topology
-from profiler.errors import ProfilerError
 from profiler.host import host_traits
 from profiler.registry import ModelRegistry
 from profiler.store import ObservationStore, ProfileStore
 from scheduler.border import Border
 from scheduler.config import Settings
 from scheduler.controller import Controller
-from scheduler.errors import SchedulerError, StateRefused
+from scheduler.errors import StateRefused
 from scheduler.held import Held
 from scheduler.journal import Journal
 from scheduler.learning import ModelServicer, ProfileServicer
@@ -236,7 +234,7 @@ class Daemon:
         while not self._stopping.wait(self._settings.reconcile_s):
             try:
                 self._reconciler.reconcile()
-            except (SchedulerError, IsolationError, ProfilerError):
+            except Exception:  # noqa: BLE001 - the thread must outlive whatever one turn meets
                 _log.exception("reconciling failed; trying again")
 
     def _count(self, state: str) -> float:

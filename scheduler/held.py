@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 
-from isolation.enforcer import Applied, Enforcer, Target, Undo
-from isolation.errors import CgroupRefused, CgroupVanished
-from isolation.process import ProcessIdentity, still
+from isolation.enforcer import Applied, Target, ThreadState, Undo
+from isolation.process import ProcessIdentity
 from isolation.spec import IsolationSpec
 from scheduler import wire
 from scheduler.journal import Entry
@@ -22,16 +21,7 @@ class Held:
     undo: Undo
     request_id: str
     repaired_at_s: float | None = None  #: CLOCK_MONOTONIC of the last repair of foreign drift
-
-    def alive(self, enforcer: Enforcer) -> bool:
-        """Tell whether any of the workload's processes, or its cgroup, is still there."""
-        if self.target.cgroup_path is not None:
-            try:
-                enforcer.snapshot("", self.target)
-            except (CgroupVanished, CgroupRefused):
-                return False
-            return True
-        return any(still(process) for process in self.target.processes)
+    born: tuple[ThreadState, ...] = ()  #: main threads of descendants seen since, each with what it should go back to
 
     def entry(self, placement: Placement, boot_id: str) -> Entry:
         """Make the journal's record."""
@@ -71,6 +61,9 @@ def outcome_of(placement: Placement, applied: Applied) -> Placement:
         notes.append(f"{len(applied.narrowed)} threads keep a narrower CPU mask of their own")
     if applied.missed:
         notes.append(f"{len(applied.missed)} threads could not be caught yet")
+    if not applied.mems_applied:
+        mems = placement.decision.mems
+        notes.append(f"memory stays where it is: {placement.mechanism} cannot bind it to nodes {mems}, cgroups can")
     state = PlacementState.ACTIVE if applied.complete else PlacementState.PARTIAL
     return replace(placement, state=state, threads=applied.threads, notes=tuple(notes))
 

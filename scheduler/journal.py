@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,11 +132,27 @@ class Journal:
                 )
 
     def settle(self, entry: Entry, answer: bytes | None, event: tuple[float, str, str]) -> None:
-        """Save an outcome, the answer to the request that caused it, and one event (time, kind, detail)."""
+        """Save an outcome, the answer to the request that caused it, and one event (time, kind, detail).
+
+        A request is answered once: what happens to its placement later does not change what the caller was told.
+        """
         with self._transaction(f"outcome for {entry.name!r}") as db:
             self._put(db, entry)
             if answer is not None and entry.request_id:
-                db.execute("UPDATE requests SET answer = ? WHERE request_id = ?", (answer, entry.request_id))
+                db.execute(
+                    "UPDATE requests SET answer = ? WHERE request_id = ? AND answer IS NULL",
+                    (answer, entry.request_id),
+                )
+            self._add_event(db, entry.name, *event)
+
+    def abandon(self, entry: Entry, request_id: str, event: tuple[float, str, str]) -> None:
+        """Save a placement whose request came to nothing but which is not undone yet; the request may be tried again.
+
+        The entry must not name the request any more, so that finishing it answers nobody.
+        """
+        with self._transaction(f"failure of {entry.name!r}") as db:
+            self._put(db, entry)
+            db.execute("DELETE FROM requests WHERE request_id = ? AND answer IS NULL", (request_id,))
             self._add_event(db, entry.name, *event)
 
     def update(self, entry: Entry, event: tuple[float, str, str] | None = None) -> None:
@@ -161,6 +177,12 @@ class Journal:
                 "ON CONFLICT (request_id) DO UPDATE SET answer = excluded.answer",
                 (request_id, digest, answer),
             )
+            self._trim_requests(db)
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Drop placements that are over."""
+        with self._transaction(f"end of {len(names)} old placements") as db:
+            db.executemany("DELETE FROM placements WHERE name = ?", [(name,) for name in names])
 
     def answered(self, request_id: str) -> tuple[bytes, bytes | None] | None:
         """Give (digest, answer) of an earlier request, or None."""
@@ -214,7 +236,13 @@ class Journal:
         )
         # bounded: both tables keep their newest rows; trimming by key costs nothing when there is nothing to trim
         db.execute("DELETE FROM events WHERE sequence <= (SELECT MAX(sequence) FROM events) - ?", (_KEPT_EVENTS,))
+        Journal._trim_requests(db)
+
+    @staticmethod
+    def _trim_requests(db: sqlite3.Connection) -> None:
+        """Drop the oldest; one without an answer stays while a placement may still answer it."""
         db.execute(
-            "DELETE FROM requests WHERE sequence <= (SELECT MAX(sequence) FROM requests) - ? AND answer IS NOT NULL",
+            "DELETE FROM requests WHERE sequence <= (SELECT MAX(sequence) FROM requests) - ? "
+            "AND (answer IS NOT NULL OR request_id NOT IN (SELECT request_id FROM placements))",
             (_KEPT_REQUESTS,),
         )

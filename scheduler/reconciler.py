@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+
+from google.protobuf.message import DecodeError
 
 from isolation.enforcer import Enforcer
-from isolation.errors import IsolationError
+from isolation.errors import IsolationError, MechanismMissing
+from isolation.kernelfs import HOST_FILES, KernelFiles
 from isolation.process import boot_id
 from scheduler import wire
 from scheduler.controller import Controller
+from scheduler.errors import JournalFailed, SchedulerError
 from scheduler.held import Held, outcome_of, sentence_of, spec_of
 from scheduler.journal import Entry, Journal
 from scheduler.placement import LIVE, Placement, PlacementState
@@ -20,6 +27,8 @@ from scheduler.writer import Writer
 
 _log = logging.getLogger("cotenant.reconciler")
 _CONTEST_WINDOW_S = 300.0
+#: What may go wrong with one placement and says nothing about the others.
+_FAILURES = (IsolationError, SchedulerError, OSError, sqlite3.Error)
 
 
 class Reconciler:
@@ -34,6 +43,7 @@ class Reconciler:
         viewer: Viewer,
         writer: Writer,
         held: dict[str, Held],
+        files: KernelFiles = HOST_FILES,
     ) -> None:
         self._controller = controller
         self._enforcer = enforcer
@@ -41,7 +51,8 @@ class Reconciler:
         self._viewer = viewer
         self._writer = writer
         self._held = held
-        self._boot_id = boot_id()
+        self._boot_id = boot_id(files=files)
+        self._told: dict[str, str] = {}  # by name: the failure that was told last
 
     def reconcile(self) -> None:
         """Compare belief with kernel for every live placement and repair once."""
@@ -52,16 +63,57 @@ class Reconciler:
         self._writer.run(self._recover)
 
     def _reconcile(self) -> None:
+        self._guarded("", self._controller.pay)
         for name, placement in list(self._viewer.current().placements.items()):
             held = self._held.get(name)
-            if held is None or placement.state not in LIVE:
-                continue
-            if not held.alive(self._enforcer):
-                self._controller.finish_release(placement, held, "gone")
-            elif placement.state is PlacementState.RELEASING:
-                self._controller.finish_release(placement, held, "released")
-            elif placement.state is not PlacementState.CONTESTED:
-                self._repair(placement, held)
+            if held is not None and placement.state in LIVE and not self._controller.owes(name):
+                self._guarded(name, partial(self._reconcile_one, placement, held))
+
+    def _guarded(self, name: str, work: Callable[[], None]) -> None:
+        """Let the failure of one placement stop neither the others nor the start; it is tried again at every turn."""
+        try:
+            work()
+        except _FAILURES as error:
+            if self._told.get(name) != str(error):  # once, not every few seconds
+                self._told[name] = str(error)
+                _log.exception("not in order; trying again", extra={"workload": name})
+                self._tell(name, f"not in order, trying again: {error}")
+        else:
+            self._told.pop(name, None)
+
+    def _tell(self, name: str, detail: str) -> None:
+        try:
+            self._journal.event(name, time.time(), "refused", detail)
+        except JournalFailed:
+            _log.exception("event could not be saved", extra={"workload": name})
+
+    def _reconcile_one(self, placement: Placement, held: Held) -> None:
+        if placement.state is PlacementState.RELEASING:
+            self._controller.finish_release(placement, held, "released")
+            return
+        now = self._refreshed(placement, held)
+        if now is None:
+            self._controller.finish_release(placement, held, "gone")
+        elif now.undo.mechanism is not self._enforcer.mechanism:
+            raise MechanismMissing(
+                f"{placement.name!r} was placed by {str(now.undo.mechanism)!r}, the daemon now uses "
+                f"{str(self._enforcer.mechanism)!r}: it stays as it is, unchecked; "
+                "start the daemon as it was started then"
+            )
+        elif placement.state is PlacementState.APPLYING:
+            self._roll_forward(placement, now)
+        elif placement.state is not PlacementState.CONTESTED:
+            self._repair(placement, now)
+
+    def _refreshed(self, placement: Placement, held: Held) -> Held | None:
+        """Note who was born and who took over; None = nobody is left."""
+        now = self._controller.targets.refreshed(held)
+        if now is None:
+            return None
+        self._held[placement.name] = now
+        if now.target != held.target:  # only this is saved: a restart must know whom to look for
+            self._journal.update(self._entry(placement, now))
+        return now
 
     def _repair(self, placement: Placement, held: Held) -> None:
         spec = spec_of(placement.decision)
@@ -71,67 +123,99 @@ class Reconciler:
         now_s = time.monotonic()
         told = "; ".join(str(one) for one in drifts[:4])
         if drifts and held.repaired_at_s is not None and now_s - held.repaired_at_s < _CONTEST_WINDOW_S:
-            contested = replace(placement, state=PlacementState.CONTESTED, etag=uuid.uuid4().hex[:16])
-            self._journal.update(self._entry(contested, held), (time.time(), "contested", told))
-            self._viewer.put(contested)
+            self._change(replace(placement, state=PlacementState.CONTESTED), held, "contested", told)
             return
         try:
             applied = self._enforcer.apply(placement.name, held.target, spec, held.undo)
         except IsolationError as error:  # taken back; tried again at the next turn
             if placement.state is not PlacementState.PARTIAL:
-                partial = replace(placement, state=PlacementState.PARTIAL, etag=uuid.uuid4().hex[:16])
-                self._journal.update(self._entry(partial, held), (time.time(), "partial", f"repair failed: {error}"))
-                self._viewer.put(partial)
+                self._change(
+                    replace(placement, state=PlacementState.PARTIAL), held, "partial", f"repair failed: {error}"
+                )
             return
         done = outcome_of(placement, applied)
         if drifts:
             held = replace(held, repaired_at_s=now_s)
-            done = replace(done, etag=uuid.uuid4().hex[:16])
-        self._held[placement.name] = held
+            self._held[placement.name] = held
         if drifts or done.state is not placement.state:
-            self._journal.update(self._entry(done, held), (time.time(), "drift" if drifts else "placed", told))
-        self._viewer.put(done)
+            self._change(done, held, "drift" if drifts else "placed", told or sentence_of(done))
+        else:
+            self._viewer.put(done)
+
+    def _change(self, placement: Placement, held: Held, kind: str, detail: str) -> None:
+        changed = replace(placement, etag=uuid.uuid4().hex[:16])
+        self._journal.update(self._entry(changed, held), (time.time(), kind, detail))
+        self._viewer.put(changed)
 
     def _recover(self) -> None:
+        found: list[tuple[Placement, Held, Entry]] = []
         for entry in self._journal.entries():
             try:
-                placement = wire.placement_from_bytes(entry.record)
-                held = Held.from_entry(entry)
-            except (ValueError, KeyError, TypeError) as error:
+                found.append((wire.placement_from_bytes(entry.record), Held.from_entry(entry), entry))
+            except (ValueError, KeyError, TypeError, AttributeError, DecodeError) as error:
                 # never lose a record that cannot be read, never let it stop the start
                 _log.exception("placement record unreadable", extra={"workload": entry.name})
-                self._journal.event(entry.name, time.time(), "recovered", f"record unreadable, left alone: {error}")
-                continue
-            self._recover_one(placement, held, entry.boot_id)
-        known = set(self._held)
-        for group in self._enforcer.groups():
-            if group not in known:
-                self._enforcer.remove_orphan(group)
+                self._controller.reserve(entry.name)
+                self._tell(entry.name, f"record unreadable, left alone with its group: {error}")
+        for placement, held, entry in sorted(found, key=lambda one: one[0].created_unix_s):
+            self._guarded(entry.name, partial(self._recover_one, placement, held, entry))
+        self._controller.expire()
+        self._guarded("", self._remove_orphans)
 
-    def _recover_one(self, placement: Placement, held: Held, booted: str) -> None:
+    def _remove_orphans(self) -> None:
+        """Remove empty groups that no record knows; one that still holds threads is nobody's to end."""
+        for group in self._enforcer.groups():
+            if group not in self._held and not self._controller.reserved(group):
+                self._guarded(group, partial(self._enforcer.remove_orphan, group))
+
+    def _recover_one(self, placement: Placement, held: Held, entry: Entry) -> None:
         if placement.state not in LIVE:
             self._viewer.put(placement)
             return
-        if booted != self._boot_id:  # a reboot ended every process and every group
-            gone = replace(placement, state=PlacementState.RELEASED)
+        if entry.boot_id != self._boot_id:  # a reboot ended every process and every group
+            gone = replace(placement, state=PlacementState.RELEASED, etag=uuid.uuid4().hex[:16], threads=0)
             self._journal.update(self._entry(gone, held), (time.time(), "gone", "the host was rebooted"))
             self._viewer.put(gone)
             return
         self._held[placement.name] = held
         self._viewer.put(placement)
-        if placement.state is PlacementState.RELEASING or not held.alive(self._enforcer):
-            self._controller.finish_release(placement, held, "recovered")
+        if placement.state is PlacementState.RELEASING:
+            self._release(placement, held)
+            return
+        now = self._refreshed(placement, held)
+        if now is None and placement.state is PlacementState.APPLYING and self._is_first(held):
+            self._controller.take_back(placement, held, ("gone", "it ended before it was placed"))
+        elif now is None:
+            self._release(placement, held)
         elif placement.state is PlacementState.APPLYING:
-            self._roll_forward(placement, held)
+            self._roll_forward(placement, now)
+
+    def _release(self, placement: Placement, held: Held) -> None:
+        """Finish a release; one that fails is one to finish at the next turns."""
+        leaving = replace(placement, state=PlacementState.RELEASING)
+        self._viewer.put(leaving)
+        self._controller.finish_release(leaving, held, "recovered")
+
+    def _is_first(self, held: Held) -> bool:
+        """Tell whether what was begun is the placing itself, which nobody was answered yet, and not a later move."""
+        known = self._journal.answered(held.request_id) if held.request_id else None
+        return known is not None and known[1] is None
 
     def _roll_forward(self, placement: Placement, held: Held) -> None:
+        if held.undo.mechanism is not self._enforcer.mechanism:
+            return  # neither to be completed nor to be undone by other means; each turn tells so
         try:
             applied = self._enforcer.apply(placement.name, held.target, spec_of(placement.decision), held.undo)
         except IsolationError as error:
-            self._enforcer.release(held.undo)  # what was done before the crash is not among the steps taken back
-            self._held.pop(placement.name, None)
-            self._journal.forget(placement.name, held.request_id, (time.time(), "recovered", f"undone: {error}"))
-            self._viewer.drop(placement.name)
+            if self._is_first(held):  # what was done before the crash is not among the steps taken back
+                self._controller.take_back(placement, held, ("recovered", f"undone: {error}"))
+            else:  # a move: the caller relies on its placement, so it stays and is tried again
+                self._change(
+                    replace(placement, state=PlacementState.PARTIAL),
+                    held,
+                    "partial",
+                    f"move could not be completed: {error}",
+                )
             return
         done = outcome_of(placement, applied)
         self._journal.settle(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from isolation.topology import Topology
 from profiler.errors import ModelDamaged, ModelMissing, ProfileDamaged, ProfileMissing
@@ -16,6 +16,8 @@ from scheduler.errors import ProfileUnknown
 from scheduler.ledger import Ledger
 from scheduler.placement import LIVE, Placement, Resident, WorkloadRequest
 from scheduler.predictor import Predictor
+
+KEPT_RELEASED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +51,13 @@ class Viewer:
     """Keeps the current View; reads are lock-free once nothing changed."""
 
     def __init__(self, *, topology: Topology, host: HostTraits, profiles: ProfileStore, models: ModelRegistry) -> None:
-        self._topology = topology
         self._host = host
         self._store = profiles
         self._registry = models
         self._lock = threading.Lock()
         self._placements: dict[str, Placement] = {}
+        self._over: dict[str, None] = {}  # names of placements that are over, in the order they ended
+        self._ledger = Ledger(topology=topology)
         self._revisions: tuple[object, object] = (self._store.revision(), self._registry.revision())
         self._profiles, self._damaged = self._read_profiles()
         self._predictor = self._read_model()
@@ -68,6 +71,9 @@ class Viewer:
                 before, self._revisions = self._revisions, revisions
                 if before[0] != revisions[0]:
                     self._profiles, self._damaged = self._read_profiles()
+                    living = (one for one in self._placements.values() if one.state in LIVE)
+                    # the relations on this host are as before: the new ledger keeps what was worked out of them
+                    self._ledger = replace(self._ledger, residents=tuple(map(self._resident, living)))
                 if before[1] != revisions[1]:
                     self._predictor = self._read_model()
                 self._view = self._build()
@@ -77,47 +83,56 @@ class Viewer:
         """Take in a placement that changed."""
         with self._lock:
             self._placements = {**self._placements, placement.name: placement}
+            self._over.pop(placement.name, None)
+            if placement.state in LIVE:
+                resident = self._resident(placement)
+                if self._ledger.resident(placement.name) != resident:
+                    self._ledger = self._ledger.with_resident(resident)
+            else:
+                self._over[placement.name] = None
+                self._leave(placement.name)
             self._view = self._build()
 
-    def drop(self, name: str) -> None:
-        """Forget a placement."""
+    def drop(self, *names: str) -> None:
+        """Forget placements."""
         with self._lock:
-            self._placements = {key: value for key, value in self._placements.items() if key != name}
+            self._placements = {key: value for key, value in self._placements.items() if key not in names}
+            for name in names:
+                self._over.pop(name, None)
+                self._leave(name)
             self._view = self._build()
+
+    def surplus(self) -> tuple[str, ...]:
+        """Name the placements that were over first, beyond the newest ones that are kept."""
+        with self._lock:
+            return tuple(self._over)[: max(len(self._over) - KEPT_RELEASED, 0)]
+
+    def _leave(self, name: str) -> None:
+        if self._ledger.resident(name) is not None:
+            self._ledger = self._ledger.without(name)
 
     def _build(self) -> View:
-        view = View(
-            placements=self._placements,
-            ledger=Ledger(topology=self._topology, residents=()),
-            predictor=self._predictor,
-            profiles=self._profiles,
-            damaged_profiles=self._damaged,
-        )
-        residents = tuple(
-            Resident(
-                name=one.name,
-                cpus=one.decision.cpus,
-                profile=self._resident_profile(view, one.request),
-                slo=one.request.slo,
-                weight=one.request.weight,
-            )
-            for one in self._placements.values()
-            if one.state in LIVE
-        )
         return View(
             placements=self._placements,
-            ledger=Ledger(topology=self._topology, residents=residents),
+            ledger=self._ledger,
             predictor=self._predictor,
             profiles=self._profiles,
             damaged_profiles=self._damaged,
         )
 
-    @staticmethod
-    def _resident_profile(view: View, request: WorkloadRequest) -> WorkloadProfile | None:
-        try:
-            return view.profile_of(request)
-        except (ProfileUnknown, ProfileDamaged):  # deleted since it was placed: it stays, as an unknown
-            return None
+    def _resident(self, placement: Placement) -> Resident:
+        """Give a placement as the planner sees it; one whose profile was deleted since stays, as an unknown."""
+        request = placement.request
+        profile = request.inline_profile
+        if profile is None:
+            profile = self._profiles.get(request.name if request.profile_name is None else request.profile_name)
+        return Resident(
+            name=placement.name,
+            cpus=placement.decision.cpus,
+            profile=profile,
+            slo=request.slo,
+            weight=request.weight,
+        )
 
     def _read_profiles(self) -> tuple[dict[str, WorkloadProfile], dict[str, str]]:
         found: dict[str, WorkloadProfile] = {}
@@ -135,16 +150,15 @@ class Viewer:
         try:
             loaded = self._registry.active()
         except ModelDamaged as error:
-            return Predictor(PairModel(None, self._host), model_id="", fallback=f"model damaged: {error}")
+            return self._untrained(f"model damaged: {error}")
         except ModelMissing:
-            return Predictor(
-                PairModel(None, self._host), model_id="", fallback="no model trained yet: the analytic prior answered"
-            )
+            return self._untrained("no model trained yet: the analytic prior answered")
         if loaded.manifest.host_fingerprint != self._host.fingerprint:
-            return Predictor(
-                PairModel(None, self._host),
-                model_id="",
-                fallback=f"model {loaded.manifest.id} was trained on another class of host "
-                f"({loaded.manifest.host_fingerprint}, this is {self._host.fingerprint})",
+            return self._untrained(
+                f"model {loaded.manifest.id} was trained on another class of host "
+                f"({loaded.manifest.host_fingerprint}, this is {self._host.fingerprint})"
             )
-        return Predictor(PairModel(loaded, self._host), model_id=loaded.manifest.id, fallback="")
+        return Predictor(PairModel(loaded, self._host), loaded.manifest.id, "", self._host.fingerprint)
+
+    def _untrained(self, fallback: str) -> Predictor:
+        return Predictor(PairModel(None, self._host), "", fallback, self._host.fingerprint)
