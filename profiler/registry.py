@@ -62,6 +62,7 @@ class Manifest:
     known_interval_rule: str  #: where known_half_width_log comes from
     training_low: tuple[float | None, ...]  #: per feature; None = never known in training
     training_high: tuple[float | None, ...]
+    known_workloads: tuple[str, ...] = ()  #: names of those workloads; empty in manifests before it was kept
     schema_version: int = MANIFEST_SCHEMA_VERSION
 
 
@@ -225,6 +226,7 @@ class _Stored(BaseModel):
     known_interval_rule: str
     training_low: tuple[float | None, ...]
     training_high: tuple[float | None, ...]
+    known_workloads: tuple[str, ...] = ()
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:

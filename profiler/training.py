@@ -29,6 +29,17 @@ from cotenant.paths import default_state
 from isolation.topology import read_topology
 from profiler.errors import ModelDamaged, ModelMissing, ProfilerError, TrainingImpossible
 from profiler.features import FEATURE_NAMES, MONOTONE, RELATION_COLUMNS, SCHEMA_HASH, pair_row, profile_digest
+from profiler.heldout import (
+    COVERAGE,
+    HeldOut,
+    Rival,
+    interval,
+    mape,
+    noise_floor,
+    rival_of,
+    verdict,
+    worst_residuals,
+)
 from profiler.host import host_traits
 from profiler.prior import prior
 from profiler.records import HostTraits, Observation, WorkloadProfile
@@ -37,7 +48,6 @@ from profiler.store import ObservationStore, ProfileStore
 
 LEAST_OBSERVATIONS = 4
 LEAST_WORKLOADS = 2
-COVERAGE = 0.9
 _ROUNDS = (1, 10, 25, 50, 100, 150)  #: boosting rounds to choose from; one is next to the prior alone
 _INNER_FOLDS = 5
 _PAIR_FOLDS = 20
@@ -54,8 +64,6 @@ _PARAMETERS: dict[str, Any] = {
 #: A single repetition is trusted as if it had this spread of log SF (cache tests on cloud machines: CV 14 %).
 _ASSUMED_SPREAD = 0.15
 _LEAST_SPREAD = 0.02  # spreads measured smaller are luck
-#: Interval factor when held-out data are too few to say anything.
-_BLIND_FACTOR = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,7 +77,7 @@ class _Data:
     spread: NDArray[np.float64]  #: NaN = one repetition
     victims: tuple[str, ...]
     aggressors: tuple[str, ...]
-    digests: tuple[str, ...]  #: profile_digest of every workload
+    digests: dict[str, str]  #: profile_digest of every workload
 
     def workloads(self) -> list[str]:
         return sorted({*self.victims, *self.aggressors})
@@ -93,13 +101,12 @@ class _Data:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _HeldOut:
-    """Predicted minus measured log SF of what one held-out workload takes part in, [k] each."""
+class _Fitted:
+    """A model, what it was fitted on, and what each held-out workload said."""
 
-    index: NDArray[np.intp]
-    model: NDArray[np.float64]
-    prior: NDArray[np.float64]
-    constant: NDArray[np.float64]
+    model: TrainedModel
+    data: _Data
+    rounds: dict[str, HeldOut]
 
 
 def train(
@@ -112,20 +119,30 @@ def train(
     progress: Callable[[float, str], None] | None = None,
 ) -> TrainedModel:
     """Fit and score a model; raises TrainingImpossible saying how much of what is missing. Same input, same model."""
-    data = _usable(observations, profiles, host)
+    return _train(_usable(observations, profiles, host), host, seed, created_unix_s, progress).model
+
+
+def _train(
+    data: _Data,
+    host: HostTraits,
+    seed: int,
+    created_unix_s: float | None,
+    progress: Callable[[float, str], None] | None,
+) -> _Fitted:
     workloads = data.workloads()
     report = progress or (lambda _share, _stage: None)
-    rounds: list[_HeldOut] = []
+    by_workload: dict[str, HeldOut] = {}
     for number, workload in enumerate(workloads):
         report(number / (len(workloads) + 1), f"holding out {workload}")
         kept = data.without(workload)
         if kept.sum() >= 2:
-            rounds.append(_hold_out(data, kept, seed))
+            by_workload[workload] = _hold_out(data, kept, seed)
+    rounds = list(by_workload.values())
     report(len(workloads) / (len(workloads) + 1), "fitting on everything")
     final = _fit(data, np.ones(len(data.target), bool), seed)
-    half_width, rule = _interval(_worst_residuals(rounds))
+    half_width, rule = interval(worst_residuals(rounds))
     pairs = _hold_out_pairs(data, seed)
-    known_half_width, known_rule = _interval(_worst_residuals(pairs))
+    known_half_width, known_rule = interval(worst_residuals(pairs))
     low, high = _ranges(data.rows)
     manifest = Manifest(
         id="",
@@ -140,15 +157,16 @@ def train(
         observations=len(data.target),
         workloads=len(workloads),
         scores=Scores(
-            lowo_mape=_mape([one.model for one in rounds]),
-            pairs_mape=_mape([one.model for one in pairs]),
-            prior_mape=_mape([one.prior for one in rounds]),
-            constant_mape=_mape([one.constant for one in rounds]),
-            noise_floor=_noise_floor(data.spread),
+            lowo_mape=mape([one.model for one in rounds]),
+            pairs_mape=mape([one.model for one in pairs]),
+            prior_mape=mape([one.prior for one in rounds]),
+            constant_mape=mape([one.constant for one in rounds]),
+            noise_floor=noise_floor(data.spread),
         ),
         half_width_log=half_width,
         known_half_width_log=known_half_width if pairs else half_width,
-        known_profiles=data.digests,
+        known_profiles=tuple(sorted(data.digests.values())),
+        known_workloads=tuple(workloads),
         interval_coverage=COVERAGE,
         interval_rule=rule,
         known_interval_rule=known_rule if pairs else rule,
@@ -156,14 +174,8 @@ def train(
         training_high=high,
     )
     report(1.0, "fitted")
-    return TrainedModel(manifest=manifest, model_json=bytes(final.save_raw("json")))
-
-
-def is_better(new: Scores, current: Scores | None) -> bool:
-    """Tell whether a model deserves to replace another: it must beat the prior, and the current model's score."""
-    if new.lowo_mape is None or new.prior_mape is None or new.lowo_mape > new.prior_mape:
-        return False
-    return current is None or current.lowo_mape is None or new.lowo_mape < current.lowo_mape
+    model = TrainedModel(manifest=manifest, model_json=bytes(final.save_raw("json")))
+    return _Fitted(model, data, by_workload)
 
 
 def train_state(
@@ -173,20 +185,18 @@ def train_state(
     registry = ModelRegistry(state / "models")
     notes: list[str] = []
     profiles = ProfileStore(state / "profiles").load_all(on_damaged=lambda error: notes.append(str(error)))
-    model = train(ObservationStore(state / "observations.jsonl").load(), profiles, host, progress=progress)
-    current: Scores | None = None
-    try:
-        current = registry.active().manifest.scores
-    except ModelDamaged as error:
-        notes.append(str(error))  # anything sound replaces it
-    except ModelMissing:
-        pass  # the first model
+    data = _usable(ObservationStore(state / "observations.jsonl").load(), profiles, host)
+    fitted = _train(data, host, 0, None, progress)
+    model = fitted.model
+    activated = True
+    if only_if_better:
+        found = verdict(model.manifest.scores, _rival(registry, fitted, host, notes))
+        activated = found.better
+        if found.reason:
+            notes.append(found.reason if activated else f"not activated: {found.reason}")
     model_id = registry.save(model)
-    activated = not only_if_better or is_better(model.manifest.scores, current)
     if activated:
         registry.activate(model_id)
-    else:
-        notes.append("not activated: it does not beat the prior and the current model on held-out workloads")
     manifest = model.manifest
     return {
         "id": model_id,
@@ -200,6 +210,22 @@ def train_state(
         "known_interval_rule": manifest.known_interval_rule,
         "notes": notes,
     }
+
+
+def _rival(registry: ModelRegistry, fitted: _Fitted, host: HostTraits, notes: list[str]) -> Rival | None:
+    """Give the model in use as far as it can be one; None when anything sound may take its place."""
+    try:
+        current = registry.active()
+    except ModelDamaged as error:
+        notes.append(str(error))
+        return None
+    except ModelMissing:  # the first model
+        return None
+    if current.manifest.host_fingerprint != host.fingerprint:
+        notes.append(f"model {current.manifest.id} is of another class of host and is not used here")
+        return None
+    data = fitted.data
+    return rival_of(current, fitted.rounds, data.digests, rows=data.rows, margin=data.margin, target=data.target)
 
 
 def _usable(observations: Sequence[Observation], profiles: Mapping[str, WorkloadProfile], host: HostTraits) -> _Data:
@@ -226,7 +252,7 @@ def _usable(observations: Sequence[Observation], profiles: Mapping[str, Workload
         spread=spread,
         victims=tuple(one.victim for one in usable),
         aggressors=tuple(one.aggressors[0] for one in usable),
-        digests=tuple(sorted(profile_digest(profiles[name]) for name in workloads)),
+        digests={name: profile_digest(profiles[name]) for name in sorted(workloads)},
     )
 
 
@@ -265,16 +291,12 @@ def _boost(data: _Data, kept: NDArray[np.bool_], seed: int, rounds: int) -> xgbo
     return xgboost.train({**_PARAMETERS, "seed": seed}, matrix, rounds)
 
 
-def _predict(booster: xgboost.Booster, rows: NDArray[np.float32], margin: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.asarray(booster.inplace_predict(rows, base_margin=margin, validate_features=False), dtype=np.float64)
-
-
-def _hold_out(data: _Data, kept: NDArray[np.bool_], seed: int) -> _HeldOut:
+def _hold_out(data: _Data, kept: NDArray[np.bool_], seed: int) -> HeldOut:
     out = ~kept
     target = data.target[out].astype(np.float64)
     booster = _fit(data, kept, seed)
     predicted = booster.inplace_predict(data.rows[out], base_margin=data.margin[out], validate_features=False)
-    return _HeldOut(
+    return HeldOut(
         index=np.flatnonzero(out),
         model=np.asarray(predicted, np.float64) - target,
         prior=data.margin[out] - target,
@@ -282,7 +304,7 @@ def _hold_out(data: _Data, kept: NDArray[np.bool_], seed: int) -> _HeldOut:
     )
 
 
-def _hold_out_pairs(data: _Data, seed: int) -> list[_HeldOut]:
+def _hold_out_pairs(data: _Data, seed: int) -> list[HeldOut]:
     """Hold out relations of pairs, in at most _PAIR_FOLDS folds; only what both workloads show elsewhere counts."""
     found = []
     for out in data.folds(_PAIR_FOLDS):
@@ -293,39 +315,8 @@ def _hold_out_pairs(data: _Data, seed: int) -> list[_HeldOut]:
         held = _hold_out(data, kept, seed)
         both = np.array([{data.victims[index], data.aggressors[index]} <= seen for index in held.index], dtype=bool)
         if both.any():
-            found.append(_HeldOut(held.index[both], held.model[both], held.prior[both], held.constant[both]))
+            found.append(held.only(both))
     return found
-
-
-def _worst_residuals(rounds: Sequence[_HeldOut]) -> NDArray[np.float64]:
-    """Give one |residual| per observation: a pair is held out once for each of its sides, the worse one counts."""
-    worst: dict[int, float] = {}
-    for one in rounds:
-        for index, residual in zip(one.index.tolist(), np.abs(one.model).tolist(), strict=True):
-            worst[index] = max(worst.get(index, 0.0), residual)
-    return np.array(list(worst.values()), dtype=np.float64)
-
-
-def _mape(residuals: Sequence[NDArray[np.float64]]) -> float | None:
-    """Median of |predicted SF / measured SF - 1| over everything held out; None when nothing could be."""
-    return float(np.median(np.abs(np.expm1(np.concatenate(residuals))))) if residuals else None
-
-
-def _noise_floor(spread: NDArray[np.float64]) -> float | None:
-    """Median relative error a perfect prediction of one repetition would still show (0.674 sigma of log SF)."""
-    return float(np.expm1(0.6745 * np.nanmedian(spread))) if np.isfinite(spread).any() else None
-
-
-def _interval(residuals: NDArray[np.float64]) -> tuple[float, str]:
-    """Give the half width of log SF by split conformal prediction on held-out workloads, and the rule used."""
-    count = len(residuals)
-    rank = math.ceil((count + 1) * COVERAGE)  # finite-sample correction: the ceil((n+1) coverage)-th smallest
-    if rank <= count and count > 0:
-        return float(np.sort(residuals)[rank - 1]), f"conformal {COVERAGE:.0%} on {count} held-out observations"
-    if count == 0:
-        return math.log(_BLIND_FACTOR), f"assumed factor {_BLIND_FACTOR:g}: nothing could be held out"
-    width = 1.5 * float(residuals.max())
-    return max(width, math.log(1.1)), f"1.5 times the largest of only {count} held-out residuals ({rank} are needed)"
 
 
 def _ranges(rows: NDArray[np.float32]) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:

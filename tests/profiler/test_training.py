@@ -16,12 +16,13 @@ import pytest
 from isolation.topology import read_topology
 from profiler.errors import TrainingImpossible
 from profiler.features import FEATURE_NAMES
+from profiler.heldout import verdict
 from profiler.host import host_traits
 from profiler.prediction import PairModel
-from profiler.records import Observation
-from profiler.registry import ModelRegistry, Scores
+from profiler.records import Observation, WorkloadProfile
+from profiler.registry import ModelRegistry, Scores, TrainedModel
 from profiler.store import ObservationStore, ProfileStore
-from profiler.training import is_better, train, train_state
+from profiler.training import train, train_state
 from tests.fakes.measurements import made_up_observations, made_up_profiles
 from tests.fakes.profiles import APART, HOST, SAME_CPU, SAME_LLC, profile_of
 
@@ -137,7 +138,7 @@ def test_when_nothing_can_be_held_out_there_is_no_score() -> None:
 
     assert manifest.scores.lowo_mape is None
     assert "nothing could be held out" in manifest.interval_rule
-    assert not is_better(manifest.scores, None)
+    assert not verdict(manifest.scores, None).better
 
 
 @pytest.mark.parametrize(
@@ -159,22 +160,15 @@ def test_too_little_data_is_counted(observations: list[Observation], message: st
         train(observations, PROFILES, HOST)
 
 
-def test_a_model_must_beat_the_prior_and_the_current_one() -> None:
-    good = Scores(lowo_mape=0.1, prior_mape=0.2)
-
-    assert is_better(good, None)
-    assert is_better(good, Scores(lowo_mape=0.15, prior_mape=0.2))
-    assert not is_better(good, Scores(lowo_mape=0.05, prior_mape=0.2))
-    assert not is_better(Scores(lowo_mape=0.3, prior_mape=0.2), None)
-    assert not is_better(Scores(), None)
+FEW = {name: PROFILES[name] for name in ("w0", "w2", "w5")}
 
 
-def fill(state: Path, fingerprint: str) -> None:
+def fill(state: Path, fingerprint: str, *, profiles: dict[str, WorkloadProfile] = PROFILES) -> None:
     store = ProfileStore(state / "profiles")
-    for profile in PROFILES.values():
+    for profile in profiles.values():
         store.save(profile)
     ObservationStore(state / "observations.jsonl").append(
-        [replace(o, host_fingerprint=fingerprint) for o in OBSERVATIONS]
+        [replace(o, host_fingerprint=fingerprint) for o in OBSERVATIONS if {o.victim, *o.aggressors} <= set(profiles)]
     )
 
 
@@ -187,9 +181,55 @@ def test_training_a_state_folder_activates_the_first_model_and_only_better_ones_
 
     assert first["activated"]
     assert not second["activated"]
+    assert first["notes"] == []
+    assert "compared by their stored scores" in second["notes"][0]
     assert ModelRegistry(tmp_path / "models").active_id() == first["id"]
     assert steps == sorted(steps)
     assert steps[-1] == 1.0
+
+
+def put_in_use(state: Path, model: TrainedModel) -> str:
+    registry = ModelRegistry(state / "models")
+    model_id = registry.save(model)
+    registry.activate(model_id)
+    return model_id
+
+
+def test_a_score_on_easier_data_does_not_defend_the_model_in_use(tmp_path: Path) -> None:
+    fill(tmp_path, HOST.fingerprint)
+    easy = train(made_up_observations(FEW, beyond_prior=1.0), FEW, HOST)  # there the prior is the truth
+    old = put_in_use(tmp_path, easy)
+
+    new = train_state(tmp_path, HOST, only_if_better=True)
+
+    assert new["scores"]["lowo_mape"] > (easy.manifest.scores.lowo_mape or 0.0)
+    assert new["activated"]
+    assert f"of model {old}, compared by" in new["notes"][0]
+    assert "held-out observations of workloads that neither was trained on" in new["notes"][0]
+
+
+def test_a_workload_known_by_name_is_no_stranger_though_its_profile_was_taken_anew(tmp_path: Path) -> None:
+    put_in_use(tmp_path, TRAINED)
+    anew = {
+        name: replace(profile, features=tuple(replace(one, value=one.value * 1.001) for one in profile.features))
+        for name, profile in FEW.items()
+    }
+    fill(tmp_path, HOST.fingerprint, profiles=anew)
+
+    again = train_state(tmp_path, HOST, only_if_better=True)
+
+    assert "only 0 observations are of workloads that the model in use does not know" in again["notes"][-1]
+
+
+def test_a_model_of_another_class_of_host_defends_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, HOST.fingerprint, profiles=FEW)
+    manifest = replace(TRAINED.manifest, host_fingerprint="elsewhere", scores=Scores(lowo_mape=0.0, prior_mape=1.0))
+    put_in_use(tmp_path, replace(TRAINED, manifest=manifest))
+
+    trained = train_state(tmp_path, HOST, only_if_better=True)
+
+    assert trained["activated"]
+    assert "of another class of host" in trained["notes"][0]
 
 
 def test_a_child_process_trains_and_prints_one_line_of_json(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""What predictions of held-out observations say: scores, intervals, and whether a model may replace another. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiler.registry import LoadedModel, Scores
+
+COVERAGE = 0.9
+LEAST_COMPARED = 4  #: held-out observations from which two models are compared on them
+#: Interval factor when held-out data are too few to say anything.
+_BLIND_FACTOR = 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """Predicted minus measured log SF of the observations one round held out, [k] each."""
+
+    index: NDArray[np.intp]
+    model: NDArray[np.float64]
+    prior: NDArray[np.float64]
+    constant: NDArray[np.float64]
+
+    def only(self, kept: NDArray[np.bool_]) -> HeldOut:
+        """Keep some of the observations."""
+        return HeldOut(self.index[kept], self.model[kept], self.prior[kept], self.constant[kept])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a new model deserves to be the one in use, and why; the reason is empty when nothing stood against it."""
+
+    better: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """The model in use, and its errors beside the new one's where both were strangers."""
+
+    id: str
+    scores: Scores
+    compared: int = 0  #: held-out observations of workloads it did not know
+    new_mape: float | None = None  #: on those; None when there are none
+    own_mape: float | None = None
+
+
+def rival_of(
+    current: LoadedModel,
+    rounds: Mapping[str, HeldOut],
+    digests: Mapping[str, str],
+    *,
+    rows: NDArray[np.float32],
+    margin: NDArray[np.float32],
+    target: NDArray[np.float32],
+) -> Rival:
+    """Let the model in use predict what the new one was held out from, where it does not know the workload either.
+
+    `rounds` and `digests` are keyed by workload; rows [n, n_features], margin and target [n] are today's observations.
+    A workload it knows by name counts as known even when its profile was taken anew: it has seen its slowdowns.
+    """
+    manifest = current.manifest
+    strangers = [
+        one
+        for name, one in rounds.items()
+        if name not in manifest.known_workloads and digests[name] not in manifest.known_profiles
+    ]
+    if not strangers:
+        return Rival(id=manifest.id, scores=manifest.scores)
+    index = np.concatenate([one.index for one in strangers])
+    own = current.forest.predict(rows[index], margin[index]).astype(np.float64) - target[index]
+    return Rival(
+        id=manifest.id,
+        scores=manifest.scores,
+        compared=len(np.unique(index)),
+        new_mape=mape([one.model for one in strangers]),
+        own_mape=mape([own]),
+    )
+
+
+def verdict(new: Scores, rival: Rival | None) -> Verdict:
+    """Judge a new model: it must beat the prior and the model in use; an equal score beats nobody.
+
+    Two models are compared on the same observations, of workloads neither was trained on. Where there are too few of
+    those, only the stored scores are left, each on the data of its own day.
+    """
+    if new.lowo_mape is None or new.prior_mape is None:
+        return Verdict(better=False, reason="no workload could be held out, so nothing says that it is any good")
+    if new.lowo_mape >= new.prior_mape:
+        reason = f"held-out error {new.lowo_mape:.1%} does not beat the prior's {new.prior_mape:.1%}"
+        return Verdict(better=False, reason=reason)
+    if rival is None:
+        return Verdict(better=True, reason="")
+    if rival.compared >= LEAST_COMPARED and rival.new_mape is not None and rival.own_mape is not None:
+        mine, its = rival.new_mape, rival.own_mape
+        where = f"{rival.compared} held-out observations of workloads that neither was trained on"
+    elif rival.scores.lowo_mape is not None:
+        mine, its = new.lowo_mape, rival.scores.lowo_mape
+        where = (
+            f"their stored scores, each on its own data, because only {rival.compared} observations are of workloads "
+            "that the model in use does not know"
+        )
+    else:
+        return Verdict(better=True, reason=f"model {rival.id} has no score to compare with")
+    said = f"error {mine:.1%} against {its:.1%} of model {rival.id}, compared by {where}"
+    return Verdict(better=mine < its, reason=said)
+
+
+def mape(residuals: Sequence[NDArray[np.float64]]) -> float | None:
+    """Median of |predicted SF / measured SF - 1| over everything held out; None when nothing could be."""
+    return float(np.median(np.abs(np.expm1(np.concatenate(residuals))))) if residuals else None
+
+
+def worst_residuals(rounds: Sequence[HeldOut]) -> NDArray[np.float64]:
+    """Give one |residual| per observation: a pair is held out once for each of its sides, the worse one counts."""
+    worst: dict[int, float] = {}
+    for one in rounds:
+        for index, residual in zip(one.index.tolist(), np.abs(one.model).tolist(), strict=True):
+            worst[index] = max(worst.get(index, 0.0), residual)
+    return np.array(list(worst.values()), dtype=np.float64)
+
+
+def noise_floor(spread: NDArray[np.float64]) -> float | None:
+    """Median relative error a perfect prediction of one repetition would still show (0.674 sigma of log SF)."""
+    return float(np.expm1(0.6745 * np.nanmedian(spread))) if np.isfinite(spread).any() else None
+
+
+def interval(residuals: NDArray[np.float64]) -> tuple[float, str]:
+    """Give the half width of log SF by split conformal prediction on held-out workloads, and the rule used."""
+    count = len(residuals)
+    rank = math.ceil((count + 1) * COVERAGE)  # finite-sample correction: the ceil((n+1) coverage)-th smallest
+    if rank <= count and count > 0:
+        return float(np.sort(residuals)[rank - 1]), f"conformal {COVERAGE:.0%} on {count} held-out observations"
+    if count == 0:
+        return math.log(_BLIND_FACTOR), f"assumed factor {_BLIND_FACTOR:g}: nothing could be held out"
+    width = 1.5 * float(residuals.max())
+    return max(width, math.log(1.1)), f"1.5 times the largest of only {count} held-out residuals ({rank} are needed)"

@@ -1,0 +1,50 @@
+"""Whether a model may replace another, from what both say of held-out observations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from profiler.heldout import Rival, verdict
+from profiler.registry import Scores
+
+GOOD = Scores(lowo_mape=0.1, prior_mape=0.2)
+STORED = Rival(id="m0", scores=Scores(lowo_mape=0.15, prior_mape=0.2))
+
+
+@pytest.mark.parametrize(
+    ("scores", "better"),
+    [
+        (GOOD, True),
+        (Scores(lowo_mape=0.3, prior_mape=0.2), False),
+        (Scores(lowo_mape=0.2, prior_mape=0.2), False),  # no better than the prior is not better
+        (Scores(), False),
+    ],
+)
+def test_the_first_model_must_beat_the_prior(scores: Scores, *, better: bool) -> None:
+    found = verdict(scores, None)
+
+    assert found.better == better
+    assert bool(found.reason) != better
+
+
+@pytest.mark.parametrize(("its", "better"), [(0.15, True), (0.1, False), (0.05, False)])
+def test_without_common_observations_stored_scores_decide_and_that_is_said(its: float, *, better: bool) -> None:
+    found = verdict(GOOD, Rival(id="m0", scores=Scores(lowo_mape=its), compared=3, new_mape=0.9, own_mape=0.1))
+
+    assert found.better == better
+    assert "stored scores" in found.reason
+    assert "only 3 observations" in found.reason
+
+
+@pytest.mark.parametrize(("its", "better"), [(0.3, True), (0.25, False), (0.2, False)])
+def test_errors_on_the_same_observations_decide_before_stored_scores(its: float, *, better: bool) -> None:
+    found = verdict(GOOD, replace(STORED, compared=4, new_mape=0.25, own_mape=its))
+
+    assert found.better == better
+    assert found.reason.startswith(f"error 25.0% against {its:.1%} of model m0, compared by 4 held-out observations")
+
+
+def test_a_model_that_has_no_score_gives_way() -> None:
+    assert verdict(GOOD, Rival(id="m0", scores=Scores())).better
