@@ -44,6 +44,12 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
+_SLO_BOUNDS = tuple(field.name for field in workload_pb2.Slo.DESCRIPTOR.fields if field.name != "slo_class")
+_SLO_CLASSES = {
+    name.removeprefix("SLO_CLASS_").lower(): number
+    for name, number in workload_pb2.SloClass.items()
+    if number != workload_pb2.SLO_CLASS_UNSPECIFIED
+}
 Q = TypeVar("Q")
 R = TypeVar("R")
 
@@ -125,10 +131,11 @@ class Client:
         """Place running processes (or a cgroup) and read back that every thread is there.
 
         `slo`: {"class": "latency" | "throughput" | "collective" | "service", and a bound: "tbt_ms", "ttft_ms",
-        "ttlt_ms" or "max_slowdown"; "quantile" optional}. Raises CotenantError; nothing was changed then.
+        "ttlt_ms" or "max_slowdown"; "quantile" optional}. Give pids or cgroup_path, not both. Raises ValueError for
+        what cannot be sent, CotenantError for what the daemon refused; nothing was changed then.
         """
         request = placement_pb2.PlaceWorkloadRequest(
-            request_id=request_id or str(uuid.uuid4()),
+            request_id=_id(request_id),
             workload=_workload(
                 name,
                 pids=pids,
@@ -150,23 +157,25 @@ class Client:
         name: str,
         *,
         pids: Iterable[int] = (),
+        cgroup_path: str | None = None,
         cpus: int,
         profile: str | profile_pb2.Profile | None = None,
         slo: Mapping[str, Any] | None = None,
         whole_cores: bool = False,
+        memory_bytes: int = 0,
         weight: float = 0.0,
         allow_best_effort: bool = False,
     ) -> placement_pb2.Placement:
-        """Ask where a workload would go; nothing is touched."""
+        """Ask where a workload would go; nothing is touched. `slo` as in place."""
         workload = _workload(
             name,
             pids=pids,
-            cgroup_path=None,
+            cgroup_path=cgroup_path,
             cpus=cpus,
             profile=profile,
             slo=slo,
             whole_cores=whole_cores,
-            memory_bytes=0,
+            memory_bytes=memory_bytes,
             weight=weight,
         )
         request = placement_pb2.PreviewPlacementRequest(workload=workload, allow_best_effort=allow_best_effort)
@@ -174,7 +183,7 @@ class Client:
 
     def release(self, name: str, *, etag: str = "", request_id: str | None = None) -> placement_pb2.Placement:
         """Give every thread its exact earlier state back."""
-        request = placement_pb2.ReleaseWorkloadRequest(request_id=request_id or str(uuid.uuid4()), name=name, etag=etag)
+        request = placement_pb2.ReleaseWorkloadRequest(request_id=_id(request_id), name=name, etag=etag)
         return self._call(self._placements.ReleaseWorkload, request).placement
 
     def get(self, name: str) -> placement_pb2.Placement:
@@ -194,18 +203,26 @@ class Client:
                 return
 
     def rebalance(
-        self, *, max_moves: int = 0, min_gain: float = 0.0, validate_only: bool = False
+        self,
+        *,
+        max_moves: int = 0,
+        min_gain: float | None = None,
+        validate_only: bool = False,
+        request_id: str | None = None,
     ) -> placement_pb2.RebalanceResponse:
-        """Move placements whose predicted total cost falls by at least `min_gain` (0 = 0.05)."""
+        """Move up to `max_moves` placements (0 = 4), each for a fall of the total cost by `min_gain` (None = 0.05)."""
         request = placement_pb2.RebalanceRequest(
-            request_id=str(uuid.uuid4()), max_moves=max_moves, min_gain=min_gain, validate_only=validate_only
+            request_id=_id(request_id), max_moves=max_moves, min_gain=min_gain, validate_only=validate_only
         )
         return self._call(self._placements.Rebalance, request)
 
-    def report(self, observations: Iterable[tuple[str, float, float]]) -> int:
-        """Report measured slowdowns (workload, slowdown factor, window in seconds); gives how many were kept."""
+    def report(self, observations: Iterable[tuple[str, float, float]], *, request_id: str | None = None) -> int:
+        """Report measured slowdowns (workload, slowdown factor, window in seconds); gives how many were kept.
+
+        Kept are those of a placed workload with neighbours, all of them ACTIVE and with stored profiles.
+        """
         request = placement_pb2.ReportObservationsRequest(
-            request_id=str(uuid.uuid4()),
+            request_id=_id(request_id),
             observations=[
                 placement_pb2.Observation(workload=name, slowdown=slowdown, window_s=window_s)
                 for name, slowdown, window_s in observations
@@ -234,20 +251,24 @@ class Client:
         """Give one stored profile."""
         return self._call(self._profiles.GetProfile, profile_pb2.GetProfileRequest(name=name)).profile
 
-    def import_profile(self, profile: profile_pb2.Profile, *, replace: bool = False) -> profile_pb2.Profile:
+    def import_profile(
+        self, profile: profile_pb2.Profile, *, replace: bool = False, request_id: str | None = None
+    ) -> profile_pb2.Profile:
         """Store a profile made elsewhere."""
-        request = profile_pb2.ImportProfileRequest(request_id=str(uuid.uuid4()), profile=profile, replace=replace)
+        request = profile_pb2.ImportProfileRequest(request_id=_id(request_id), profile=profile, replace=replace)
         return self._call(self._profiles.ImportProfile, request).profile
 
-    def delete_profile(self, name: str) -> None:
+    def delete_profile(self, name: str, *, request_id: str | None = None) -> None:
         """Forget a profile; placements made with it stay."""
-        request = profile_pb2.DeleteProfileRequest(request_id=str(uuid.uuid4()), name=name)
+        request = profile_pb2.DeleteProfileRequest(request_id=_id(request_id), name=name)
         self._call(self._profiles.DeleteProfile, request)
 
-    def profile_running(self, name: str, pids: Iterable[int], *, duration_s: float = 0.0) -> operation_pb2.Operation:
+    def profile_running(
+        self, name: str, pids: Iterable[int], *, duration_s: float = 0.0, request_id: str | None = None
+    ) -> operation_pb2.Operation:
         """Start observing running processes; poll with operation()."""
         request = profile_pb2.ProfileWorkloadRequest(
-            request_id=str(uuid.uuid4()), name=name, pids=list(pids), duration_s=duration_s
+            request_id=_id(request_id), name=name, pids=list(pids), duration_s=duration_s
         )
         return self._call(self._profiles.ProfileWorkload, request).operation
 
@@ -255,9 +276,9 @@ class Client:
         """Give the state of a long piece of work."""
         return self._call(self._profiles.GetOperation, profile_pb2.GetOperationRequest(name=name)).operation
 
-    def train(self, *, only_if_better: bool = False) -> operation_pb2.Operation:
+    def train(self, *, only_if_better: bool = False, request_id: str | None = None) -> operation_pb2.Operation:
         """Start training; poll with operation()."""
-        request = model_pb2.TrainModelRequest(request_id=str(uuid.uuid4()), only_if_better=only_if_better)
+        request = model_pb2.TrainModelRequest(request_id=_id(request_id), only_if_better=only_if_better)
         return self._call(self._models.TrainModel, request).operation
 
     def models(self) -> Iterator[model_pb2.Model]:
@@ -270,9 +291,9 @@ class Client:
             if not (token := answer.next_page_token):
                 return
 
-    def activate_model(self, model_id: str) -> model_pb2.Model:
+    def activate_model(self, model_id: str, *, request_id: str | None = None) -> model_pb2.Model:
         """Make a stored model the one in use."""
-        request = model_pb2.ActivateModelRequest(request_id=str(uuid.uuid4()), id=model_id)
+        request = model_pb2.ActivateModelRequest(request_id=_id(request_id), id=model_id)
         return self._call(self._models.ActivateModel, request).model
 
     def predict(self, victim: str, aggressor: str, relation: model_pb2.Relation) -> model_pb2.PredictSlowdownResponse:
@@ -322,6 +343,10 @@ class Client:
         )
 
 
+def _id(chosen: str | None) -> str:
+    return str(uuid.uuid4()) if chosen is None else chosen
+
+
 def _workload(
     name: str,
     *,
@@ -337,7 +362,10 @@ def _workload(
     workload = workload_pb2.Workload(
         name=name, cpus=cpus, whole_cores=whole_cores, memory_bytes=memory_bytes, weight=weight
     )
-    if pids := list(pids):
+    pids = list(pids)
+    if pids and cgroup_path is not None:
+        raise ValueError(f"workload {name!r}: pids {pids} and cgroup_path {cgroup_path!r} are both given; give one")
+    if pids:
         workload.pids.pids.extend(pids)
     elif cgroup_path is not None:
         workload.cgroup_path = cgroup_path
@@ -346,8 +374,18 @@ def _workload(
     elif profile is not None:
         workload.inline_profile.CopyFrom(profile)
     if slo is not None:
-        bounds = dict(slo)
-        kind = str(bounds.pop("class", "unspecified")).upper().replace("-", "_")
-        slo_class = workload_pb2.SloClass.Value(f"SLO_CLASS_{kind}")  # ValueError for a class that does not exist
-        workload.slo.CopyFrom(workload_pb2.Slo(slo_class=slo_class, **bounds))
+        workload.slo.CopyFrom(_slo(slo))
     return workload
+
+
+def _slo(given: Mapping[str, Any]) -> workload_pb2.Slo:
+    bounds = dict(given)
+    kind = bounds.pop("class", None)
+    if unknown := sorted(set(map(str, bounds)) - set(_SLO_BOUNDS)):
+        raise ValueError(f"slo holds {unknown}; allowed are 'class' and {', '.join(map(repr, _SLO_BOUNDS))}")
+    number = (
+        workload_pb2.SLO_CLASS_UNSPECIFIED if kind is None else _SLO_CLASSES.get(str(kind).lower().replace("-", "_"))
+    )
+    if number is None:
+        raise ValueError(f"slo class {kind!r} does not exist; allowed are {', '.join(map(repr, _SLO_CLASSES))}")
+    return workload_pb2.Slo(slo_class=number, **bounds)

@@ -10,6 +10,7 @@ SchedulerError
 ├── ProfileExists          import without replace over another one
 ├── NoFeasiblePlacement    every candidate breaks somebody's bound
 ├── NotEnoughCpus          more CPUs asked than this host has
+├── NotEnoughMemory        more memory asked than this host has
 ├── ReadOnlySocket         a mutation over the read-only socket
 ├── OperationMissing       no operation of that name
 ├── Busy                   too many mutations queued
@@ -76,6 +77,10 @@ class NoFeasiblePlacement(SchedulerError):
 
 class NotEnoughCpus(SchedulerError):
     """More CPUs or cores were asked for than this host has."""
+
+
+class NotEnoughMemory(SchedulerError):
+    """More memory was asked for than all memory nodes of this host have."""
 
 
 class ReadOnlySocket(SchedulerError):

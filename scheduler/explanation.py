@@ -6,7 +6,7 @@ import heapq
 import math
 from collections.abc import Sequence
 
-from profiler.records import SlowdownEstimate
+from profiler.records import SlowdownEstimate, WorkloadProfile
 from scheduler.bounds import Limit
 from scheduler.placement import Candidate, Contribution, PredictedSlowdown, WorkloadRequest
 from scheduler.predictor import together
@@ -82,13 +82,14 @@ def contributions(found: Score) -> tuple[Contribution, ...]:
 def summary(
     found: Score,
     request: WorkloadRequest,
+    profile: WorkloadProfile | None,
     limit: Limit,
     *,
     considered: int,
     decided_by: str,
     parts: Sequence[Contribution],
 ) -> str:
-    """Say in one sentence where it goes, what that costs whom, and what decided; bounds nobody could judge follow."""
+    """Say in one sentence where it goes, what that costs whom, and what decided; then what the answer leaves open."""
     felt = together(found.neighbours)
     said = [f"{request.name} goes to {cpus_word(found)}: "]
     if found.neighbours:
@@ -102,21 +103,30 @@ def summary(
     said.append("; no other CPU set differs" if considered == 1 else f"; best of {considered} CPU sets by {decided_by}")
     if found.own_breach:
         said.append(f"; best effort, because its bound cannot be kept: {limit.says(request.name, found.upper)}")
-    notes = [f"{bound} of {request.name!r}" for bound in limit.unjudged]
-    notes += [
-        f"{bound} of {effect.standing.group.members[0]!r}"
-        for effect in found.effects
-        for bound in effect.standing.limit.unjudged
-    ]
-    if notes:
-        more = f" and {len(notes) - _LISTED_NOTES} more" if len(notes) > _LISTED_NOTES else ""
-        said.append(f"; not judged: {', '.join(notes[:_LISTED_NOTES])}{more}")
+    limits = [(request.name, limit)]
+    limits += [(effect.standing.group.members[0], effect.standing.limit) for effect in found.effects]
+    said.append(_noted("not judged", [f"{bound} of {name!r}" for name, one in limits for bound in one.unjudged]))
+    said.append(
+        _noted("not at their own quantile", [f"{bound} of {name!r}" for name, one in limits for bound in one.inexact])
+    )
+    if profile is not None and profile.cpus != request.cpus:
+        said.append(
+            f"; profile {profile.name!r} was taken on {profile.cpus} CPU{'s' if profile.cpus > 1 else ''}, not "
+            f"{request.cpus}: its demand per CPU is taken as measured"
+        )
     return "".join(said) + "."
 
 
 def cpus_word(found: Score) -> str:
     """Write "CPU 1" or "CPUs 0-3"."""
     return f"CPU{'s' if len(found.choice.cpus) > 1 else ''} {found.choice.cpus}"
+
+
+def _noted(what: str, notes: Sequence[str]) -> str:
+    if not notes:
+        return ""
+    more = f" and {len(notes) - _LISTED_NOTES} more" if len(notes) > _LISTED_NOTES else ""
+    return f"; {what}: {', '.join(notes[:_LISTED_NOTES])}{more}"
 
 
 def _worst_hit(found: Score) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import grpc
 
 from cotenant.v1 import model_pb2, model_pb2_grpc, profile_pb2, profile_pb2_grpc
-from profiler.errors import ProfileMissing
+from profiler.errors import ModelDamaged, ProfileMissing
 from profiler.records import WorkloadProfile
 from profiler.registry import Manifest, ModelRegistry
 from profiler.store import ProfileStore
@@ -16,6 +18,7 @@ from scheduler.errors import ProfileExists, RequestInvalid, Violation
 from scheduler.operations import Operations
 
 Ctx = grpc.ServicerContext
+_log = logging.getLogger("cotenant.learning")
 
 
 class ProfileServicer(profile_pb2_grpc.ProfileServiceServicer):
@@ -115,13 +118,17 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             prediction=wire.estimate_to(victim.name, estimate),
             contributions=wire.contributions_to(aggressor.name, estimate),
             model_id=predictor.model_id,
-            fallback=predictor.fallback,
+            fallback=predictor.fallback_for(victim) or predictor.fallback_for(aggressor),
         )
 
     def ListModels(self, request: model_pb2.ListModelsRequest, context: Ctx) -> model_pb2.ListModelsResponse:
-        """All stored models, oldest first."""
-        active = self._registry.active_id()
-        found = sorted(self._registry.list(), key=lambda one: one.id)
+        """All stored models that can be read, oldest first."""
+        try:
+            active = self._registry.active_id()
+        except ModelDamaged as error:
+            active = None
+            _not_listed(error)
+        found = sorted(self._registry.list(on_damaged=_not_listed), key=lambda one: one.id)
         page, token = page_of(found, lambda one: one.id, request.page_size, request.page_token)
         return model_pb2.ListModelsResponse(models=[_model_to(one, active) for one in page], next_page_token=token)
 
@@ -146,6 +153,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             known = ", ".join(sorted(profiles)) or "none yet"
             raise ProfileMissing(f"profile {name!r} is not stored (stored: {known})")
         return profiles[name]
+
+
+def _not_listed(error: ModelDamaged) -> None:
+    _log.warning("damaged model not listed", extra={"problem": str(error)})
 
 
 def _model_to(manifest: Manifest, active: str | None) -> model_pb2.Model:

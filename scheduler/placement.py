@@ -51,7 +51,7 @@ class Slo:
     ttft_ms: float | None = None
     tbt_ms: float | None = None
     ttlt_ms: float | None = None
-    quantile: float = 0.99
+    quantile: float | None = None  #: of the bounds in milliseconds; None = TBT at P99, the others at the median
     max_slowdown: float | None = None
 
 

@@ -16,7 +16,7 @@ from profiler.records import WorkloadProfile
 from scheduler import explanation as words
 from scheduler.bounds import Limit, limit_of
 from scheduler.candidates import Choice, candidates
-from scheduler.errors import NoFeasiblePlacement, NotEnoughCpus
+from scheduler.errors import NoFeasiblePlacement, NotEnoughCpus, NotEnoughMemory
 from scheduler.ledger import Ledger
 from scheduler.placement import Decision, EngineAdvice, Explanation, Resident, WorkloadRequest
 from scheduler.predictor import Predictor
@@ -61,9 +61,10 @@ def plan(
     *,
     allow_best_effort: bool,
 ) -> Decision:
-    """Choose CPUs for a newcomer; raises NotEnoughCpus and NoFeasiblePlacement."""
+    """Choose CPUs for a newcomer; raises NotEnoughCpus, NotEnoughMemory and NoFeasiblePlacement."""
+    _refuse_more_memory(ledger.topology, request)
     choices = candidates(ledger, request.cpus, whole_cores=request.whole_cores)
-    limit = limit_of(request.slo, profile)
+    limit = limit_of(request.slo, profile, predictor.host_fingerprint)
     ranked = sorted(score(request, profile, choices, ledger, predictor), key=_rank)
     best = ranked[0]
     if _tier(best) > (_BREAKS_OWN if allow_best_effort else _KEEPS_ALL):
@@ -76,7 +77,9 @@ def plan(
         mems=_mems(ledger.topology, best.choice.cpus, request.memory_bytes),
         predictions=words.predictions(best, request),
         explanation=Explanation(
-            summary=words.summary(best, request, limit, considered=len(ranked), decided_by=decided_by, parts=parts),
+            summary=words.summary(
+                best, request, profile, limit, considered=len(ranked), decided_by=decided_by, parts=parts
+            ),
             candidates=tuple(words.candidate(one, request, limit) for one in ranked[: words.LISTED]),
             candidates_considered=len(ranked),
             decided_by=decided_by,
@@ -128,7 +131,7 @@ def _moves(
 ) -> list[tuple[Decision, Ledger]]:
     try:
         decision = plan(request, resident.profile, ledger.without(resident.name), predictor, allow_best_effort=True)
-    except (NoFeasiblePlacement, NotEnoughCpus):  # it has to stay where it is
+    except (NoFeasiblePlacement, NotEnoughCpus, NotEnoughMemory):  # it has to stay where it is
         return []
     if decision.cpus == resident.cpus or (decision.best_effort and not _over_bound(resident, ledger, predictor)):
         return []
@@ -172,6 +175,16 @@ def _binding(ranked: list[Score], request: WorkloadRequest, limit: Limit) -> str
     ruled_out = [one for one in ranked if _tier(one) != _KEEPS_ALL and round(one.cost, 9) < round(best.cost, 9)]
     cheapest = min(ruled_out, key=lambda one: (one.cost, one.choice.order), default=None)
     return "" if cheapest is None else words.reasons(cheapest, request, limit)
+
+
+def _refuse_more_memory(topology: Topology, request: WorkloadRequest) -> None:
+    """Refuse what all nodes together cannot hold; a node of unknown size may hold anything."""
+    wanted, there = request.memory_bytes or 0, _capacity(list(topology.nodes))
+    if topology.nodes and wanted > there:
+        raise NotEnoughMemory(
+            f"{wanted} bytes of memory were asked for {request.name!r}, all memory nodes of this host together have "
+            f"{there:.0f}; ask for less, or leave memory_bytes out"
+        )
 
 
 def _mems(topology: Topology, cpus: CpuSet, memory_bytes: int | None) -> NodeSet | None:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 
 from profiler.composition import compose
 from profiler.records import Relation, SlowdownEstimate, WorkloadProfile
+from scheduler.bounds import foreign
 
 Pair = tuple[WorkloadProfile | None, WorkloadProfile | None, Relation]
 
@@ -85,22 +86,24 @@ class Predictor:
     Safe to share between threads: whoever misses asks the model, and the last answer stays.
     """
 
-    def __init__(self, model: PairEstimator, model_id: str, fallback: str) -> None:
+    def __init__(self, model: PairEstimator, model_id: str, fallback: str, host_fingerprint: str) -> None:
         """`fallback` says why there is no trained model; empty when there is one."""
         self._model = model
         self.model_id = model_id
         self.fallback = fallback
+        self.host_fingerprint = host_fingerprint
         self._keys = itertools.count(1)  # never used twice, so a forgotten profile leaves no wrong answers behind
         self._by_object: dict[int, tuple[WorkloadProfile, int]] = {}
         self._by_label: dict[tuple[str, float, str], tuple[tuple[WorkloadProfile, int], ...]] = {}
         self._memo: dict[tuple[int, int, Relation], SlowdownEstimate] = {}
 
     def fallback_for(self, profile: WorkloadProfile | None) -> str:
-        """Say why a prediction for this workload does not stand on the model; empty when it does."""
-        if profile is not None:
-            return self.fallback
-        unknown = "the workload has no profile: placed by topology and prior as a greedy unknown"
-        return f"{unknown}; {self.fallback}" if self.fallback else unknown
+        """Say why a prediction for this workload does not stand on model and profile; empty when it does."""
+        if profile is None:
+            own = "the workload has no profile: placed by topology and prior as a greedy unknown"
+        else:
+            own = foreign(profile, self.host_fingerprint)
+        return "; ".join(part for part in (own, self.fallback) if part)
 
     def estimate_many(self, pairs: Sequence[Pair]) -> list[SlowdownEstimate]:
         """Predict each (victim, aggressor, relation), in order; new ones in one batch."""

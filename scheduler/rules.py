@@ -101,7 +101,7 @@ _name = text(NAME_PATTERN, "1 to 63 of a-z, 0-9, '.', '_', '-', beginning with a
 _token = text(_TOKEN_PATTERN, "1 to 128 of letters, digits, '.', '_', ':', '-'")
 _pid = number(1, 2**22, "(0 would mean the daemon itself)")
 _share = number(0, 1)
-_milliseconds = number(0, 3_600_000, "ms")
+_milliseconds = number(0.001, 3_600_000, "ms")  # a bound of next to nothing would overflow what is made of it
 _request_id = Rule(check=_token, required=True)
 _page_size = Rule(check=number(0, _LARGEST_COUNT))
 _page_token = Rule(check=_token)

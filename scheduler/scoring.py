@@ -101,7 +101,7 @@ def score(
     predictor: Predictor,
 ) -> list[Score]:
     """Judge every choice, in order; the choices must come from the same ledger."""
-    limit = limit_of(request.slo, profile)
+    limit = limit_of(request.slo, profile, predictor.host_fingerprint)
     own_share = share(request.slo, request.weight)
     encounter = _encounter(profile, choices, ledger, predictor)
     suffered, caused = encounter.suffered, encounter.effects
@@ -211,7 +211,7 @@ def _standings(ledger: Ledger, predictor: Predictor) -> tuple[Standing, ...]:
         Standing(
             group=group,
             present=together((found[pair], count) for pair, count in met) if met else ALONE,
-            limit=limit_of(group.slo, group.profile),
+            limit=limit_of(group.slo, group.profile, predictor.host_fingerprint),
             share=share(group.slo, group.weight),
         )
         for group, met in zip(groups, beside, strict=True)

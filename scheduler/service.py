@@ -14,8 +14,10 @@ from profiler.store import ObservationStore
 from scheduler import wire
 from scheduler.border import DEFAULT_PAGE, digest_of, page_of
 from scheduler.controller import Controller
+from scheduler.errors import PlacementMissing
 from scheduler.metrics import Metrics
-from scheduler.placement import LIVE, Placement
+from scheduler.placement import LIVE, Placement, PlacementState
+from scheduler.view import View
 
 Ctx = grpc.ServicerContext
 
@@ -77,7 +79,9 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
 
         def work(*, validate_only: bool) -> placement_pb2.RebalanceResponse:
             moved, before, after = self._controller.rebalance(
-                max_moves=request.max_moves or 4, min_gain=request.min_gain or 0.05, validate_only=validate_only
+                max_moves=request.max_moves or 4,
+                min_gain=request.min_gain if request.HasField("min_gain") else 0.05,
+                validate_only=validate_only,
             )
             return placement_pb2.RebalanceResponse(
                 moved=map(wire.placement_to, moved), cost_before=before, cost_after=after
@@ -126,23 +130,31 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
         return wire.placement_to(placement)
 
     def _observation(self, reported: placement_pb2.Observation) -> Observation | None:
-        """Say who the victim's neighbours are now; None when it has none (then it is no observation of a pair)."""
-        placement = self._controller.get(reported.workload)
+        """Say who slowed the workload down; None when that is nobody, or not known for sure. Raises PlacementMissing.
+
+        A neighbour left out would put its harm on those that are known, and a profile sent along is not the stored one
+        of its name. Who is not ACTIVE may sit elsewhere than we think.
+        """
         view = self._controller.view()
-        aggressors, relations = [], []
+        placement = self._controller.get(reported.workload)
+        if placement.state not in LIVE:
+            raise PlacementMissing(
+                f"{reported.workload!r} is not placed now ({placement.state}), so nobody can say who slowed it down; "
+                "report while it is placed"
+            )
+        neighbours = []
         for resident in view.ledger.residents:
-            if resident.name != placement.name and resident.profile is not None:
-                relation = view.ledger.relation(placement.decision.cpus, resident.cpus)
-                if relation.same_package > 0:
-                    aggressors.append(resident.profile.name)
-                    relations.append(relation)
-        profile = view.profile_of(placement.request)
-        if not aggressors or profile is None:
+            relation = view.ledger.relation(placement.decision.cpus, resident.cpus)
+            if resident.name != placement.name and relation.same_package > 0:
+                neighbours.append((_sure_profile(view, view.placements[resident.name]), relation))
+        victim = _sure_profile(view, placement)
+        aggressors = tuple(profile for profile, _ in neighbours if profile is not None)
+        if victim is None or not neighbours or len(aggressors) < len(neighbours):
             return None
         return Observation(
-            victim=profile.name,
-            aggressors=tuple(aggressors),
-            relations=tuple(relations),
+            victim=victim,
+            aggressors=aggressors,
+            relations=tuple(relation for _, relation in neighbours),
             slowdown=reported.slowdown,
             spread=None,
             repetitions=1,
@@ -152,6 +164,14 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
             isolation="pinning",
             origin="reported",
         )
+
+
+def _sure_profile(view: View, placement: Placement) -> str | None:
+    """Name the stored profile of a workload that certainly sits where it was placed; None when there is none."""
+    request = placement.request
+    name = request.profile_name or request.name
+    known = request.inline_profile is None and name in view.profiles
+    return name if known and placement.state is PlacementState.ACTIVE else None
 
 
 class HostServicer(host_pb2_grpc.HostServiceServicer):

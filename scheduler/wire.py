@@ -85,7 +85,7 @@ def _slo_from(message: workload_pb2.Slo) -> Slo:
         ttft_ms=bounds["ttft_ms"],
         tbt_ms=bounds["tbt_ms"],
         ttlt_ms=bounds["ttlt_ms"],
-        quantile=message.quantile or 0.99,
+        quantile=message.quantile or None,
         max_slowdown=bounds["max_slowdown"],
     )
 
@@ -96,7 +96,7 @@ def _slo_to(slo: Slo) -> workload_pb2.Slo:
         ttft_ms=slo.ttft_ms or 0.0,
         tbt_ms=slo.tbt_ms or 0.0,
         ttlt_ms=slo.ttlt_ms or 0.0,
-        quantile=slo.quantile,
+        quantile=slo.quantile or 0.0,
         max_slowdown=slo.max_slowdown or 0.0,
     )
 

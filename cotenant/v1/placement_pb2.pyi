@@ -318,7 +318,7 @@ class Placement(_message.Message):
     mems: _builtins.str
     """NUMA nodes in list format."""
     fallback: _builtins.str
-    """Why the model was not used; empty when it was."""
+    """Why the predictions do not stand on a model and a profile of this class of host; empty when they do."""
     etag: _builtins.str
     """Changes with every change of the placement."""
     mechanism: _builtins.str
@@ -615,20 +615,22 @@ class RebalanceRequest(_message.Message):
     max_moves: _builtins.int
     """Most workloads to move, 1 to 1000 (0 = 4)."""
     min_gain: _builtins.float
-    """Least fall of total cost for a move, as a share of it, 0 to 1 (0 = 0.05)."""
+    """Least fall of total cost for a move, as a share of it, 0 to 1 (unset = 0.05; 0 = any fall)."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         max_moves: _builtins.int = ...,
-        min_gain: _builtins.float = ...,
+        min_gain: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_gain", b"_min_gain", "min_gain", b"min_gain"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_moves", b"max_moves", "min_gain", b"min_gain", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_gain", b"_min_gain", "max_moves", b"max_moves", "min_gain", b"min_gain", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_gain: _TypeAlias = _typing.Literal["min_gain"]  # noqa: Y015
+    _WhichOneofArgType__min_gain: _TypeAlias = _typing.Literal["_min_gain", b"_min_gain"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_gain) -> _WhichOneofReturnType__min_gain | None: ...
 
 Global___RebalanceRequest: _TypeAlias = RebalanceRequest  # noqa: Y015
 
@@ -660,7 +662,7 @@ Global___RebalanceResponse: _TypeAlias = RebalanceResponse  # noqa: Y015
 
 @_typing.final
 class Observation(_message.Message):
-    """One measured slowdown of a placed workload."""
+    """One measured slowdown of a workload that is placed now, beside the neighbours it has now."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -716,6 +718,9 @@ class ReportObservationsResponse(_message.Message):
 
     STORED_FIELD_NUMBER: _builtins.int
     stored: _builtins.int
+    """How many were kept. Not kept: those without a neighbour, and those in which the workload or a neighbour has no
+    stored profile or is not ACTIVE, because it would not be known who slowed whom down.
+    """
     def __init__(
         self,
         *,

@@ -78,9 +78,11 @@ class Profile(_message.Message):
     name: _builtins.str
     schema_version: _builtins.int
     cpus: _builtins.int
-    """CPUs it was given while measured."""
+    """CPUs it was given while measured. On another number its demand per CPU is taken as measured; explanations say so."""
     host_fingerprint: _builtins.str
-    """Identity of the host class it was measured on."""
+    """Identity of the host class it was measured on (Host.fingerprint). On another class, or when it is unset, placements
+    are labelled and bounds in milliseconds cannot be judged.
+    """
     created_unix_s: _builtins.float
     """Wall-clock time of measurement, seconds since 1970."""
     quality: _builtins.str

@@ -76,7 +76,7 @@ class Workload(_message.Message):
     cpus: _builtins.int
     """CPUs wanted, 1 to the number of online CPUs."""
     memory_bytes: _builtins.int
-    """Resident memory expected, bytes; 0 = not stated."""
+    """Resident memory expected, bytes, at most what all memory nodes have; 0 = not stated."""
     whole_cores: _builtins.bool
     """Take whole physical cores (every SMT sibling)."""
     profile_name: _builtins.str
@@ -145,7 +145,9 @@ Global___PidTarget: _TypeAlias = PidTarget  # noqa: Y015
 
 @_typing.final
 class Slo(_message.Message):
-    """Bounds a workload was promised. A bound of 0 is not set. Times are compared with solo times from the profile."""
+    """Bounds a workload was promised. A bound of 0 is not set. Times are compared with solo times from the profile; on a
+    profile from another class of host they cannot be judged. Milliseconds: 0.001 to 3600000.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -163,7 +165,12 @@ class Slo(_message.Message):
     ttlt_ms: _builtins.float
     """Time to last token, milliseconds."""
     quantile: _builtins.float
-    """Quantile the bounds hold at, between 0 and 1 (0 = 0.99)."""
+    """Quantile the bounds in milliseconds hold at, 0.01 to 0.9999. Profiles hold the median and the P99 of the time
+    between tokens, and the medians of the times to first and last token. Unset (0): tbt_ms holds at the P99, ttft_ms
+    and ttlt_ms at the median. Otherwise tbt_ms is judged on the median up to 0.5 and on the P99 above, ttft_ms and
+    ttlt_ms on the median up to 0.5 and not at all above. The explanation names every bound that is not judged, or
+    judged on another quantile than its own.
+    """
     max_slowdown: _builtins.float
     """Largest slowdown factor allowed, at least 1."""
     def __init__(

@@ -11,7 +11,7 @@ from scheduler.placement import Decision, PredictedSlowdown, Resident, Slo, SloC
 from scheduler.planner import plan
 from scheduler.predictor import Predictor
 from tests.fakes.machines import make_topology
-from tests.fakes.predictions import PriorPairs, hog, idler, streamer
+from tests.fakes.predictions import HOST, PriorPairs, hog, idler, streamer
 
 PROFILES: dict[str, WorkloadProfile | None] = {
     "hog": hog(),
@@ -51,7 +51,7 @@ def crowds(draw: st.DrawFn) -> Ledger:
 
 
 def predictor(*, width: float = 1.2) -> Predictor:
-    return Predictor(PriorPairs(width=width), "model-1", "")
+    return Predictor(PriorPairs(width=width), "model-1", "", HOST.fingerprint)
 
 
 def seat(ledger: Ledger, name: str, cpus: str, profile: WorkloadProfile | None, **slo: object) -> Ledger:

@@ -49,7 +49,7 @@ def make_profile(name: str, *, created_unix_s: float = 1.0, **features: float) -
             Feature(name=key, value=value, spread=None, source=Source.PROCFS, window_s=10.0, samples=1)
             for key, value in features.items()
         ),
-        host_fingerprint="imaginary",
+        host_fingerprint=HOST.fingerprint,
         created_unix_s=created_unix_s,
     )
 

@@ -71,7 +71,8 @@ def test_without_a_model_the_placement_is_the_same_each_time_and_labelled() -> N
     ledger = seat(TWO_CPUS, "busy", "0", hog())
 
     decisions = [
-        plan(request, hog(), ledger, Predictor(PriorPairs(), "", "no model"), allow_best_effort=False) for _ in range(3)
+        plan(request, hog(), ledger, Predictor(PriorPairs(), "", "no model", HOST.fingerprint), allow_best_effort=False)
+        for _ in range(3)
     ]
 
     assert decisions[0] == decisions[1] == decisions[2]
@@ -81,7 +82,7 @@ def test_without_a_model_the_placement_is_the_same_each_time_and_labelled() -> N
 
 def test_the_real_pair_model_without_training_places_by_prior() -> None:
     ledger = seat(TWO_PACKAGES, "stream", "0", streamer())
-    untrained = Predictor(PairModel(None, HOST), "", "no model trained yet")
+    untrained = Predictor(PairModel(None, HOST), "", "no model trained yet", HOST.fingerprint)
 
     decision = plan(WorkloadRequest(name="new", cpus=1), streamer("b"), ledger, untrained, allow_best_effort=False)
 
@@ -92,7 +93,7 @@ def test_the_real_pair_model_without_training_places_by_prior() -> None:
 def test_all_predictions_of_a_decision_are_one_batch_beside_the_residents_own() -> None:
     model = PriorPairs()
     ledger = seat(seat(TWO_PACKAGES, "a", "0", hog("a")), "b", "1-2", streamer("b"))
-    asks = Predictor(model, "m", "")
+    asks = Predictor(model, "m", "", HOST.fingerprint)
     request = WorkloadRequest(name="new", cpus=2)
 
     plan(request, idler(), ledger, asks, allow_best_effort=False)

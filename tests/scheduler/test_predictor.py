@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from profiler.records import Relation
 from scheduler.predictor import ALONE, Composed, Predictor, together
-from tests.fakes.predictions import PriorPairs, hog, idler, make_profile
+from tests.fakes.predictions import HOST, PriorPairs, hog, idler, make_profile
 
 BESIDE = Relation(0, 0, 0, 1, 1, 1)
 SAME_CPU = Relation(1, 1, 1, 1, 1, 1)
@@ -25,7 +25,7 @@ ESTIMATES = st.builds(
 
 def test_new_pairs_go_to_the_model_in_one_batch_and_known_ones_not_at_all() -> None:
     model = PriorPairs()
-    predictor = Predictor(model, "m1", "")
+    predictor = Predictor(model, "m1", "", HOST.fingerprint)
     pairs = [(hog(), idler(), SAME_CPU), (idler(), hog(), SAME_CPU), (hog(), idler(), SAME_CPU)]
 
     first = predictor.estimate_many(pairs)
@@ -37,7 +37,7 @@ def test_new_pairs_go_to_the_model_in_one_batch_and_known_ones_not_at_all() -> N
 
 
 def test_each_direction_and_each_relation_is_predicted_by_itself() -> None:
-    predictor = Predictor(PriorPairs(), "m1", "")
+    predictor = Predictor(PriorPairs(), "m1", "", HOST.fingerprint)
 
     victim, aggressor, apart = predictor.estimate_many(
         [(idler(), hog(), SAME_CPU), (hog(), idler(), SAME_CPU), (hog(), hog(), BESIDE)]
@@ -49,7 +49,7 @@ def test_each_direction_and_each_relation_is_predicted_by_itself() -> None:
 
 
 def test_another_profile_under_the_same_label_is_not_mistaken_for_the_first() -> None:
-    predictor = Predictor(PriorPairs(), "m1", "")
+    predictor = Predictor(PriorPairs(), "m1", "", HOST.fingerprint)
     greedy = make_profile("web", cpu_utilisation_ratio=1.0)
     modest = make_profile("web", cpu_utilisation_ratio=0.1)
 
@@ -61,7 +61,7 @@ def test_another_profile_under_the_same_label_is_not_mistaken_for_the_first() ->
 
 
 def test_the_memory_stays_bounded_and_right_when_it_overflows() -> None:
-    predictor = Predictor(PriorPairs(), "m1", "")
+    predictor = Predictor(PriorPairs(), "m1", "", HOST.fingerprint)
     first = make_profile("p", cpu_utilisation_ratio=1.0)
     before = predictor.estimate_many([(first, first, SAME_CPU)])
 
@@ -73,7 +73,7 @@ def test_the_memory_stays_bounded_and_right_when_it_overflows() -> None:
 
 
 def test_a_workload_without_profile_is_predicted_as_a_hog_and_labelled() -> None:
-    predictor = Predictor(PriorPairs(), "m1", "")
+    predictor = Predictor(PriorPairs(), "m1", "", HOST.fingerprint)
 
     found = predictor.estimate_many([(hog(), None, SAME_CPU)])
 
@@ -83,7 +83,7 @@ def test_a_workload_without_profile_is_predicted_as_a_hog_and_labelled() -> None
 
 
 def test_a_missing_model_is_named_in_every_label() -> None:
-    predictor = Predictor(PriorPairs(), "", "no model trained yet")
+    predictor = Predictor(PriorPairs(), "", "no model trained yet", HOST.fingerprint)
 
     assert predictor.fallback_for(hog()) == "no model trained yet"
     assert predictor.fallback_for(None).endswith("no model trained yet")
