@@ -18,7 +18,7 @@ help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 .PHONY: run
-run: $(VENV)/bench.done  ## Set up and show the whole loop on this machine (about six minutes after set-up)
+run: $(VENV)/bench.done  ## Set up and show the whole loop on this machine (at most six minutes after set-up)
 	$(BIN)/cotenant demo
 
 .PHONY: test
@@ -38,6 +38,10 @@ check: lint test  ## Everything CI checks
 .PHONY: bench
 bench: $(VENV)/bench.done  ## Measure latency and memory of the daemon, beside a bare echo
 	$(BIN)/python -m benchmarks.latency
+
+.PHONY: test-vm
+test-vm: $(VENV)/dev.done  ## Run the kernel's suites on a booted kernel with cgroup v2, two NUMA nodes and CAT (root, Debian)
+	$(BIN)/python -m tests.vm.run
 
 .PHONY: setup
 setup: $(VENV)/bench.done  ## Create .venv with everything, llama-cpp-python included
