@@ -55,6 +55,6 @@ def demo(
     print_outcome(console, shown.topology, outcome)
     console.print(f"{time.monotonic() - started_s:.0f} s in all")
     if json_output:
-        typer.echo(json.dumps(as_json(outcome), indent=2))
+        typer.echo(json.dumps(as_json(outcome), indent=2, allow_nan=False))
     if outcome.differences:
         raise typer.Exit(1)

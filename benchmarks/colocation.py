@@ -21,9 +21,11 @@ from benchmarks.errors import WorkloadSilent
 from benchmarks.workloads import Workload
 from isolation.cpuset import CpuSet
 from profiler.progress import ENVIRONMENT, ProgressLog
-from profiler.tokens import steady_rate
+from profiler.tokens import between_tokens_s
 
 _SETTLE_S = 0.25  # caches refill and the kernel balances after somebody starts or stops
+_LATE_S = 0.25  # how long past a window's end to wait for a line of everybody, so that the end is covered
+_LEAST_INTERVALS = 3
 _END_S = 3.0
 
 
@@ -72,6 +74,16 @@ class Ratio:
         return f"{self.slowdown:.2f} ({min(self.values):.2f}-{max(self.values):.2f})"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What was measured in one window; times are CLOCK_MONOTONIC."""
+
+    start_s: float
+    end_s: float
+    seen_s: float  #: when those that ran were paused again; until then their lines were read
+    rates: dict[str, float]  #: by workload, per second; NaN = could not be measured
+
+
 @dataclass(slots=True)
 class Stage:
     """Started workloads, all paused between windows; leaving ends them."""
@@ -117,10 +129,10 @@ class Stage:
             running.log.poll()
         process.send_signal(signal.SIGSTOP)
 
-    def window(self, active: Sequence[str], seconds: float) -> dict[str, float]:
-        """Let these run for a while, the others pause; gives work per second of each, of agents the decoding speed.
+    def window(self, active: Sequence[str], seconds: float) -> Window:
+        """Let these run for a while, the others pause; measures work per second, of agents the decoding speed.
 
-        Pauses of an agent (tools, turns, prefill) are the agent's own, so tokens are counted between them.
+        Which of the two is decided by the workload's unit, so that windows can be compared.
         """
         for name in active:
             self.members[name].process.send_signal(signal.SIGCONT)
@@ -128,7 +140,11 @@ class Stage:
         start_s = time.monotonic()
         time.sleep(seconds)
         end_s = time.monotonic()
-        time.sleep(0.06)  # one more line of each, so that the window's end is covered
+        waiting = set(active)
+        while waiting and time.monotonic() < end_s + _LATE_S:
+            time.sleep(0.02)
+            waiting = {name for name in waiting if not self._covers(name, end_s)}
+        seen_s = time.monotonic()
         for name in active:
             self.members[name].process.send_signal(signal.SIGSTOP)
         rates = {}
@@ -136,17 +152,14 @@ class Stage:
             running = self.members[name]
             running.log.poll()
             self._check(running)
-            # who waits for its turn on a CPU may report late: take what is covered, if it is most of the window
-            covered = running.log.covered_s
-            last_s = min(end_s, covered[1]) if covered else start_s
-            decoding = steady_rate(running.log.events, start_s, end_s, average=fmean)
-            if decoding is not None:
-                rates[name] = decoding
-            elif last_s - start_s > 0.5 * seconds:
-                rates[name] = running.log.rate_per_s(start_s, last_s)
-            else:
-                rates[name] = math.nan
-        return rates
+            measure = decoding_speed if running.workload.unit == "tokens" else work_rate
+            rates[name] = measure(running.log, start_s, end_s, seen_s)
+        return Window(start_s=start_s, end_s=end_s, seen_s=seen_s, rates=rates)
+
+    def _covers(self, name: str, end_s: float) -> bool:
+        log = self.members[name].log
+        log.poll()
+        return log.covered_s is not None and log.covered_s[1] >= end_s
 
     @staticmethod
     def _check(running: Running) -> None:
@@ -157,6 +170,29 @@ class Stage:
             )
 
 
+def decoding_speed(log: ProgressLog, start_s: float, end_s: float, seen_s: float) -> float:
+    """Give 1 / mean time between tokens, stalls included; NaN when the agent did other things most of the time.
+
+    Pauses of an agent (tools, turns, prefill) are the agent's own, so tokens are counted between them.
+    """
+    between_s = between_tokens_s(log.events, start_s, end_s, seen_s)
+    enough = len(between_s) >= _LEAST_INTERVALS or sum(between_s) > (end_s - start_s) / 2
+    return 1 / fmean(between_s) if enough and sum(between_s) > 0 else math.nan
+
+
+def work_rate(log: ProgressLog, start_s: float, end_s: float, seen_s: float) -> float:
+    """Give work per second of the window; NaN when no line came in it.
+
+    Who wrote no line past the window's end, long as we waited, stood still since its last one.
+    """
+    covered = log.covered_s
+    if covered is None or covered[1] <= start_s:
+        return math.nan
+    if covered[1] >= end_s:
+        return log.rate_per_s(start_s, end_s)
+    return (log.work_at(covered[1]) - log.work_at(start_s)) / (seen_s - start_s)
+
+
 def slowdowns(
     stage: Stage,
     names: Sequence[str],
@@ -165,26 +201,25 @@ def slowdowns(
     rounds: int,
     seconds: float,
     on_round: Callable[[int], None] = lambda _number: None,
-    on_window: Callable[[str, float, float], None] = lambda _setting, _start_s, _end_s: None,
+    on_window: Callable[[str, Window], None] = lambda _setting, _window: None,
 ) -> dict[str, dict[str, Ratio]]:
     """Measure some members together under one or more settings in turn, solo windows around every round.
 
     SF = rate alone (mean of the windows before and after the round) / rate together, one value per round and setting.
-    `settings` maps a name to what brings the setting about; `on_window` learns of each shared window
-    (CLOCK_MONOTONIC). All settings of a round share its solo windows, so what the machine does meanwhile hits them
-    alike.
+    `settings` maps a name to what brings the setting about; `on_window` learns of each shared window. All settings of a
+    round share its solo windows, so what the machine does meanwhile hits them alike.
     """
     values: dict[str, dict[str, list[float]]] = {setting: {name: [] for name in names} for setting in settings}
-    before = {name: stage.window([name], seconds)[name] for name in names}
+    before = {name: stage.window([name], seconds).rates[name] for name in names}
     order = list(settings)
     for number in range(rounds):
         together = {}
         for setting in order if number % 2 == 0 else reversed(order):  # nobody is always first
             settings[setting]()
-            start_s = time.monotonic()
-            together[setting] = stage.window(names, seconds)
-            on_window(setting, start_s, time.monotonic())
-        after = {name: stage.window([name], seconds)[name] for name in names}
+            window = stage.window(names, seconds)
+            together[setting] = window.rates
+            on_window(setting, window)
+        after = {name: stage.window([name], seconds).rates[name] for name in names}
         for setting, rates in together.items():
             for name in names:
                 ratio = (before[name] + after[name]) / 2 / rates[name] if rates[name] > 0 else math.nan

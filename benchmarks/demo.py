@@ -8,33 +8,34 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
-from types import FrameType
 
-from benchmarks.colocation import Ratio, Stage, slowdowns
+from benchmarks.colocation import Ratio, Stage, Window, slowdowns
 from benchmarks.daemon_process import DaemonProcess
 from benchmarks.errors import DaemonSilent
+from benchmarks.host_state import differences, read_state
 from benchmarks.model_file import DEFAULT_SHAPE, ensure_model, named_shape
 from benchmarks.workloads import Workload, catalogue
 from cotenant.client import Client, CotenantError
 from cotenant.v1 import model_pb2, placement_pb2
-from isolation.cgroup import find_hierarchy
 from isolation.cpuset import CpuSet
 from isolation.enforcer import Enforcer
 from isolation.errors import IsolationError
 from isolation.topology import Topology, read_topology
 from profiler.collector import collect
 from profiler.errors import TrainingImpossible
+from profiler.interruption import ended_by_signals
+from profiler.progress import ProgressEvent
 from profiler.records import Observation, Relation, WorkloadProfile
 from profiler.store import ObservationStore, ProfileStore
+from profiler.tokens import between_tokens_s, quantile
 from scheduler.sharing import Sharing
 from scheduler.state import group_prefix
 
@@ -59,13 +60,14 @@ class Outcome:
     placements: dict[str, placement_pb2.Placement]
     predicted: dict[str, placement_pb2.Prediction]
     measured: dict[str, dict[str, Ratio]]  #: setting ("cotenant", "kernel") -> workload -> slowdown
-    tbt_ms: dict[str, tuple[float, float]]  #: setting -> median and 99th percentile of the agent's time between tokens
-    solo_tbt_ms: float
+    #: setting -> median and 99th percentile of the agent's time between tokens while it was placed; NaN = unknown
+    tbt_ms: dict[str, tuple[float, float]]
+    solo_tbt_ms: float  #: NaN = unknown, and so is the bound: nothing was promised
     bound_tbt_ms: float
     model: model_pb2.Model | None
-    refused: dict[str, str]  #: workload -> why
+    refused: dict[str, str]  #: workload -> why, of the last round, as placements and predictions are
     differences: list[str]  #: what was not as before after the release
-    compared: str  #: what was compared before and after
+    compared: str  #: how much was compared before and after
 
 
 class Demonstration:
@@ -77,13 +79,13 @@ class Demonstration:
         self._near, self._far = _two_cpus(self.topology)
         self.profiles: dict[str, WorkloadProfile] = {}
         self.observations: list[Observation] = []
-        self._promise: dict[str, float | str] = {}
+        self._promise: dict[str, float | str] | None = None
 
     def run(self, on_profiles: Callable[[], None], on_model: Callable[[model_pb2.Model | None], None]) -> Outcome:
         """Go through all steps; the callbacks may print between them."""
         workloads = {one.name: one for one in catalogue() if one.name in KINDS}
         with ExitStack() as cleanup:
-            cleanup.enter_context(_ended_by_sigterm())
+            cleanup.enter_context(ended_by_signals())
             folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="cotenant-demo-")))
             state = folder / "state"
             cleanup.callback(_sweep, self.topology, state)
@@ -104,7 +106,7 @@ class Demonstration:
             self._pairs(stage, ObservationStore(state / "observations.jsonl"))
             model = self._train(client)
             on_model(model)
-            return self._compare(stage, client, model)
+            return self._compare(stage, client, model, group_prefix(state.absolute()))
 
     def _profile(self, workload: Workload, store: ProfileStore, position: int) -> None:
         def told(share: float, what: str) -> None:
@@ -162,28 +164,32 @@ class Demonstration:
             raise TrainingImpossible(operation.error.message)
         return next((one for one in client.models() if one.active), None)
 
-    def _compare(self, stage: Stage, client: Client, model: model_pb2.Model | None) -> Outcome:
+    def _compare(self, stage: Stage, client: Client, model: model_pb2.Model | None, prefix: str) -> Outcome:
         pids = {name: running.process.pid for name, running in stage.members.items()}
-        before = _state_of(pids.values())
+        before = read_state(pids.values(), prefix)
         solo_tbt_ms = self.profiles["agent"].value("tbt_s") * 1e3
-        self._promise = {"class": "latency", "tbt_ms": solo_tbt_ms * PROMISE, "quantile": 0.5}
+        if math.isfinite(solo_tbt_ms):
+            self._promise = {"class": "latency", "tbt_ms": solo_tbt_ms * PROMISE, "quantile": 0.5}
         placements: dict[str, placement_pb2.Placement] = {}
-        predicted: dict[str, placement_pb2.Prediction] = {}
         refused: dict[str, str] = {}
-        windows: dict[str, list[tuple[float, float]]] = {}
+        windows: dict[str, list[Window]] = {"cotenant": [], "kernel": []}
 
         def by_cotenant() -> None:
+            placements.clear()
+            refused.clear()
             for name in KINDS:
-                placed = self._place(client, name, pids[name], refused)
-                if placed is not None:
+                placed = self._place(client, name, pids[name])
+                if isinstance(placed, str):
+                    refused[name] = placed
+                else:
                     placements[name] = placed
-                    predicted.update({one.workload: one for one in placed.predictions})
 
         def by_kernel() -> None:
             _release_all(client)
 
-        def measured(setting: str, start_s: float, end_s: float) -> None:
-            windows.setdefault(setting, []).append((start_s, end_s))
+        def measured(setting: str, window: Window) -> None:
+            if setting == "kernel" or "agent" in placements:  # a refused agent was promised nothing
+                windows[setting].append(window)
             _release_all(client)  # solo windows are the kernel's own too
 
         found = slowdowns(
@@ -196,22 +202,23 @@ class Demonstration:
             on_window=measured,
         )
         _release_all(client)
-        after = _state_of(pids.values())
+        after = read_state(pids.values(), prefix)
+        events = stage.members["agent"].log.events
         return Outcome(
             placements=placements,
-            predicted=predicted,
+            predicted={one.workload: one for placed in placements.values() for one in placed.predictions},
             measured=found,
-            tbt_ms={setting: _tbt_ms(stage, spans) for setting, spans in windows.items()},
+            tbt_ms={setting: time_between_tokens_ms(events, spans) for setting, spans in windows.items()},
             solo_tbt_ms=solo_tbt_ms,
             bound_tbt_ms=solo_tbt_ms * PROMISE,
             model=model,
             refused=refused,
-            differences=_differences(before, after),
-            compared=f"{sum(key.startswith('/proc') for key in before)} threads, "
-            f"{sum(not key.startswith('/proc') for key in before)} cpuset files",
+            differences=differences(before, after),
+            compared=str(before),
         )
 
-    def _place(self, client: Client, name: str, pid: int, refused: dict[str, str]) -> placement_pb2.Placement | None:
+    def _place(self, client: Client, name: str, pid: int) -> placement_pb2.Placement | str:
+        """Place one; gives the reason if the daemon refuses."""
         try:
             return client.place(
                 name,
@@ -224,8 +231,7 @@ class Demonstration:
         except CotenantError as error:
             if error.reason != "NO_FEASIBLE_PLACEMENT":
                 raise
-            refused[name] = str(error)
-            return None
+            return str(error)
 
 
 def _two_cpus(topology: Topology) -> tuple[int, int | None]:
@@ -241,19 +247,12 @@ def _relation(topology: Topology, victim: int, aggressor: int) -> Relation:
     return Sharing(topology).relation(CpuSet.of([victim]), CpuSet.of([aggressor]))
 
 
-def _tbt_ms(stage: Stage, spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Give median and 99th percentile of the agent's time between tokens within these windows, milliseconds."""
-    gaps = []
-    for start_s, end_s in spans:
-        inside = [one for one in stage.members["agent"].log.events if start_s <= one.t_s <= end_s]
-        gaps += [
-            (later.t_s - earlier.t_s) * 1e3
-            for earlier, later in pairwise(inside)
-            if earlier.kind == later.kind == "token"
-        ]
-    if len(gaps) < 2:
+def time_between_tokens_ms(events: Sequence[ProgressEvent], windows: Iterable[Window]) -> tuple[float, float]:
+    """Give median and 99th percentile of the time between tokens in these windows, milliseconds; NaN = unknown."""
+    found_s = [one for it in windows for one in between_tokens_s(events, it.start_s, it.end_s, it.seen_s)]
+    if not found_s:
         return math.nan, math.nan
-    return statistics.median(gaps), statistics.quantiles(gaps, n=100)[98]
+    return statistics.median(found_s) * 1e3, quantile(found_s, 0.99) * 1e3
 
 
 def _release_all(client: Client) -> None:
@@ -269,41 +268,3 @@ def _sweep(topology: Topology, state: Path) -> None:
             enforcer.remove_orphan(name)
     except IsolationError as error:
         os.write(2, f"cotenant: groups of the demonstration could not be removed: {error}\n".encode())
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does: through every clean-up."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _state_of(pids: Iterable[int]) -> dict[str, str]:
-    """Read what a placement may change: affinity and cgroup of every thread, and every cpuset file of the host."""
-    found: dict[str, str] = {}
-    for pid in pids:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            status = (task / "status").read_text(encoding="ascii", errors="replace")
-            allowed = next(line for line in status.splitlines() if line.startswith("Cpus_allowed_list"))
-            found[str(task)] = f"{allowed} {(task / 'cgroup').read_text(encoding='utf-8')}"
-    hierarchy = find_hierarchy()
-    if hierarchy is not None:
-        for kind in ("cpuset.cpus", "cpuset.mems"):
-            for file in Path(hierarchy.mount).rglob(kind):
-                found[str(file)] = file.read_text(encoding="ascii")
-    return found
-
-
-def _differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    return [
-        f"{key}: {before.get(key, 'absent')!r} before, {after.get(key, 'absent')!r} after"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-    ]

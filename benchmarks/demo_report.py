@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from statistics import geometric_mean, median
+from statistics import geometric_mean
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -19,6 +19,7 @@ from isolation.topology import Topology
 from profiler.records import WorkloadProfile
 from scheduler.cli import explain_to
 
+_LEAST_ROUNDS = 3  # fewer agree by luck
 _SHOWN = (
     ("CPU", "cpu_cores", "{:.2f} cores"),
     ("pressure on the cache", "cache_pressure_ratio", "{:.2f}"),
@@ -109,42 +110,55 @@ def gain(outcome: Outcome, name: str) -> Ratio:
 
 def verdict(outcome: Outcome) -> list[str]:
     """Say in plain words what the placement changed, and when it changed nothing."""
+    return [*(_change(name, gain(outcome, name)) for name in KINDS), _overall(outcome), *_promise(outcome)]
+
+
+def _change(name: str, found: Ratio) -> str:
+    counted = f"{len(found.values)} of {len(found.rounds)} rounds measured"
+    if not found.values:
+        return f"{name}: not measurable in this run"
+    if len(found.values) < _LEAST_ROUNDS:
+        return f"{name}: {found} times as fast as under the kernel's own placement, too little to tell: {counted}"
+    if min(found.values) > 1:
+        return f"{name}: {found} times faster than under the kernel's own placement, in every one of {counted}"
+    if max(found.values) < 1:
+        return f"{name}: slower than under the kernel's own placement, {found} of its speed, in every one of {counted}"
+    return f"{name}: no difference beyond the noise, {found}, {counted}"
+
+
+def _overall(outcome: Outcome) -> str:
+    placed, kernel = outcome.measured["cotenant"], outcome.measured["kernel"]
+    both = [name for name in KINDS if placed[name].values and kernel[name].values]
+    if not both:
+        return "geometric mean of the slowdowns: not measurable, no workload was measured under both placements"
+    means = [geometric_mean([setting[name].slowdown for name in both]) for setting in (placed, kernel)]
+    return (
+        f"geometric mean of the slowdowns of {len(both)} of {len(KINDS)} workloads, those measured under both "
+        f"placements: {means[0]:.2f} placed, {means[1]:.2f} under the kernel's own placement"
+    )
+
+
+def _promise(outcome: Outcome) -> list[str]:
+    if math.isnan(outcome.bound_tbt_ms):
+        return ["agent's promise: none was made, its time between tokens alone is unknown"]
     lines = []
-    for name in KINDS:
-        found = gain(outcome, name)
-        if not found.values:
-            lines.append(f"{name}: not measurable in this run")
-        elif min(found.values) > 1:
-            lines.append(f"{name}: {found} times faster than under the kernel's own placement, in every round")
-        elif max(found.values) < 1:
-            lines.append(f"{name}: slower than under the kernel's own placement in every round, {found} of its speed")
-        else:
-            lines.append(f"{name}: no difference beyond the noise, {found}")
-    per_setting = {
-        setting: geometric_mean([one.slowdown for one in found.values() if one.values])
-        for setting, found in outcome.measured.items()
-        if any(one.values for one in found.values())
-    }
-    if len(per_setting) == 2:
-        lines.append(
-            f"all four, geometric mean of the slowdowns: {per_setting['cotenant']:.2f} placed, "
-            f"{per_setting['kernel']:.2f} under the kernel's own placement"
-        )
     for setting, title in (("cotenant", "placed"), ("kernel", "kernel's own placement")):
         middle, tail = outcome.tbt_ms.get(setting, (math.nan, math.nan))
-        word = "kept" if middle <= outcome.bound_tbt_ms else "BROKEN"
+        found = "not measurable"
+        if math.isfinite(middle):
+            found = f"{middle:.1f} ms, p99 {tail:.1f} ms: {'kept' if middle <= outcome.bound_tbt_ms else 'BROKEN'}"
         lines.append(
             f"agent's promise (median time between tokens at most {outcome.bound_tbt_ms:.1f} ms = {PROMISE:g} x solo), "
-            f"{title}: {middle:.1f} ms, p99 {tail:.1f} ms: {word}"
+            f"{title}: {found}"
         )
     return lines
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """Give everything as plain values."""
+    """Give everything as plain values; what is unknown is None."""
 
     def plain(ratio: Ratio) -> dict[str, Any]:
-        return {"rounds": list(ratio.values), "median": median(ratio.values) if ratio.values else None}
+        return {"rounds": [_known(one) for one in ratio.rounds], "median": _known(ratio.slowdown)}
 
     return {
         "placements": {
@@ -155,10 +169,14 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         },
         "gain": {name: plain(gain(outcome, name)) for name in KINDS},
         "time_between_tokens_ms": {
-            setting: {"median": one[0], "p99": one[1]} for setting, one in outcome.tbt_ms.items()
+            setting: {"median": _known(one[0]), "p99": _known(one[1])} for setting, one in outcome.tbt_ms.items()
         },
-        "promised_median_time_between_tokens_ms": outcome.bound_tbt_ms,
+        "promised_median_time_between_tokens_ms": _known(outcome.bound_tbt_ms),
         "refused": outcome.refused,
         "verdict": verdict(outcome),
         "differences_after_release": outcome.differences,
     }
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -23,7 +23,7 @@ SUMMARIES = {
     "release": "give a workload its earlier state back",
     "rebalance": "move placements whose predicted cost falls enough",
     "events": "list what happened",
-    "demo": "show the whole loop on this machine, about six minutes",
+    "demo": "show the whole loop on this machine, at most six minutes",
 }
 
 _HELP = """\

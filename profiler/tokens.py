@@ -8,8 +8,8 @@ burstiness index = sigma / mu of all intervals, pauses included; duty cycle = su
 from __future__ import annotations
 
 import statistics
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 
 from profiler.progress import ProgressEvent
 from profiler.records import PROFILE_FEATURES, Feature, Source
@@ -55,23 +55,39 @@ def token_features(events: Sequence[ProgressEvent], start_s: float, end_s: float
     )
 
 
-def steady_rate(
-    events: Sequence[ProgressEvent],
-    start_s: float,
-    end_s: float,
-    average: Callable[[Sequence[float]], float] = statistics.median,
-) -> float | None:
-    """Give decode speed between two moments, 1 / average TBT; None with fewer than three intervals.
+def steady_rate(events: Sequence[ProgressEvent], start_s: float, end_s: float) -> float | None:
+    """Give decode speed between two moments, 1 / median TBT; None with fewer than three intervals.
 
     Unlike tokens per second it does not depend on where the pauses for tools happen to fall. The median shrugs off
-    interruptions; who shares a CPU suffers just those, so there take the mean.
+    interruptions; who shares a CPU suffers just those, so there take the mean of `between_tokens_s`.
     """
     first = bisect_right(events, start_s, key=lambda event: event.t_s)
     inside = [event for event in events[first:] if event.t_s <= end_s]
     _, between_s = _intervals(inside)
-    if len(between_s) < 3 or (average_s := average(between_s)) <= 0:
+    if len(between_s) < 3 or (middle_s := statistics.median(between_s)) <= 0:
         return None
-    return 1.0 / average_s
+    return 1.0 / middle_s
+
+
+def between_tokens_s(events: Sequence[ProgressEvent], start_s: float, end_s: float, seen_s: float) -> list[float]:
+    """Give the times between tokens that begin between two moments, pauses left out; `seen_s` = when we looked away.
+
+    One that nobody saw the end of counts as long as it was seen if that is longer than the mean of the others: a stall
+    must not vanish, nor a fraction pass for a whole. A tool call under way then cannot be told from a stall.
+    """
+    told = [one for one in events if one.t_s <= seen_s and (one.kind == "token" or one.kind in _PAUSES)]
+    first = bisect_left(told, start_s, key=lambda event: event.t_s)
+    if first == len(told):
+        return [seen_s - start_s] if told and told[-1].kind == "token" else []
+    found: list[float] = []
+    token_s: float | None = None
+    for event in told[first:]:
+        if token_s is not None and event.kind == "token":
+            found.append(event.t_s - token_s)
+        token_s = event.t_s if event.kind == "token" and event.t_s <= end_s else None
+    if token_s is not None and (not found or seen_s - token_s > statistics.fmean(found)):
+        found.append(seen_s - token_s)
+    return found
 
 
 def quantile(values: Sequence[float], share: float) -> float:

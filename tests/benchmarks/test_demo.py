@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
 import subprocess
@@ -14,10 +16,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.colocation import Ratio
-from benchmarks.demo import KINDS, Outcome
-from benchmarks.demo_report import gain, verdict
+from benchmarks.colocation import Ratio, Window
+from benchmarks.demo import KINDS, Outcome, time_between_tokens_ms
+from benchmarks.demo_report import as_json, gain, verdict
 from isolation.cgroup import find_hierarchy
+from profiler.progress import ProgressEvent
 
 SAME = {name: Ratio(rounds=(1.5, 1.6, 1.4)) for name in KINDS}
 OUTCOME = Outcome(
@@ -63,12 +66,73 @@ def test_a_broken_promise_is_said() -> None:
     assert said[-1].endswith("BROKEN")
 
 
+def test_agreement_of_too_few_rounds_is_not_called_a_gain() -> None:
+    lost = float("nan")
+    kernel = {**SAME, "agent": Ratio(rounds=(3.0, lost, 2.8)), "cpu": Ratio(rounds=(lost,) * 3)}
+    said = verdict(replace(OUTCOME, measured={"cotenant": SAME, "kernel": kernel}))
+
+    assert said[0].endswith("too little to tell: 2 of 3 rounds measured")
+    assert "times faster" not in said[0]
+    assert "cpu: not measurable in this run" == said[1]
+    assert said[2].endswith("3 of 3 rounds measured")
+
+
+def test_means_compare_the_workloads_that_both_settings_measured() -> None:
+    unknown = Ratio(rounds=(float("nan"),) * 3)
+    placed = {**SAME, "io": Ratio(rounds=(10.0, 10.0, 10.0))}
+    said = verdict(replace(OUTCOME, measured={"cotenant": placed, "kernel": {**SAME, "io": unknown}}))
+    nothing = dict.fromkeys(KINDS, unknown)
+
+    assert "of 3 of 4 workloads" in said[4]
+    assert "1.50 placed, 1.50 under" in said[4]
+    assert "not measurable" in verdict(replace(OUTCOME, measured={"cotenant": SAME, "kernel": nothing}))[4]
+
+
+def test_a_promise_that_could_not_be_measured_is_neither_kept_nor_broken() -> None:
+    nan = float("nan")
+    said = verdict(replace(OUTCOME, tbt_ms={"cotenant": (nan, nan), "kernel": (30.0, 60.0)}))
+
+    assert said[-2].endswith("placed: not measurable")
+    assert said[-1].endswith("BROKEN")
+    assert "none was made" in verdict(replace(OUTCOME, bound_tbt_ms=nan))[-1]
+
+
+def test_what_is_unknown_is_null_in_json() -> None:
+    nan = float("nan")
+    kernel = {**SAME, "io": Ratio(rounds=(nan, 2.0, nan))}
+    unknown = replace(
+        OUTCOME, measured={"cotenant": SAME, "kernel": kernel}, tbt_ms={"cotenant": (nan, nan)}, bound_tbt_ms=nan
+    )
+    found = json.loads(json.dumps(as_json(unknown), allow_nan=False))
+
+    assert [None, 2.0, None] == found["measured_slowdown"]["kernel"]["io"]["rounds"]
+    assert {"median": None, "p99": None} == found["time_between_tokens_ms"]["cotenant"]
+    assert found["promised_median_time_between_tokens_ms"] is None
+
+
+def test_time_between_tokens_leaves_pauses_out_and_keeps_stalls() -> None:
+    events = [
+        *(ProgressEvent(t / 100, "token") for t in range(100, 151)),
+        ProgressEvent(1.505, "kv", bytes=1.0),
+        ProgressEvent(1.51, "token"),
+        ProgressEvent(1.6, "tool", seconds=0.09),
+        *(ProgressEvent(t / 100, "token") for t in range(160, 171)),
+    ]
+    window = Window(start_s=1.0, end_s=1.9, seen_s=1.95, rates={})
+
+    middle, tail = time_between_tokens_ms(events, [window])
+
+    assert 10.0 == pytest.approx(middle)
+    assert 10.0 < tail < 250.0, "one stall among sixty intervals, interpolated"
+    assert all(map(math.isnan, time_between_tokens_ms(events, [])))
+
+
 def groups() -> set[str]:
     hierarchy = find_hierarchy()
     return {str(path) for path in Path(hierarchy.mount).rglob("cotenant*")} if hierarchy else set()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_demonstration_leaves_nothing_behind(number: signal.Signals) -> None:
     before = groups()
     with (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from profiler.progress import ProgressEvent
 from profiler.records import Source
-from profiler.tokens import quantile, steady_rate, token_features
+from profiler.tokens import between_tokens_s, quantile, steady_rate, token_features
 
 # two turns: request at 1.0, first token 1.5, then every 0.1 s; a tool for 1 s; request at 3.0, tokens at 3.3 and 3.5
 RUN = [
@@ -72,6 +72,23 @@ def test_a_workload_without_tokens_has_no_token_features() -> None:
 def test_decode_speed_does_not_depend_on_pauses() -> None:
     assert steady_rate(RUN, 0.0, 5.0) == pytest.approx(10.0)
     assert steady_rate(RUN, 2.5, 5.0) is None
+
+
+def test_times_between_tokens_are_those_that_begin_in_the_window() -> None:
+    even = [ProgressEvent(t / 10, "token") for t in range(100)]
+
+    assert between_tokens_s(even, 1.0, 1.95, seen_s=2.5) == pytest.approx([0.1] * 10)
+    assert between_tokens_s(even, 1.0, 1.95, seen_s=1.95) == pytest.approx([0.1] * 9), "a fraction is no whole"
+    assert between_tokens_s(RUN, 0.0, 5.0, seen_s=3.6) == pytest.approx([0.1, 0.1, 0.1, 0.2]), "pauses are left out"
+
+
+def test_a_stall_that_nobody_saw_the_end_of_counts_as_long_as_it_was_seen() -> None:
+    stalled = [ProgressEvent(t / 10, "token") for t in range(11)]
+
+    assert between_tokens_s(stalled, 0.5, 3.0, seen_s=3.1) == pytest.approx([0.1] * 5 + [2.1])
+    assert between_tokens_s(stalled, 2.0, 3.0, seen_s=3.1) == pytest.approx([1.1]), "it began before the window"
+    assert between_tokens_s([*stalled, ProgressEvent(1.1, "tool")], 2.0, 3.0, seen_s=3.1) == []
+    assert between_tokens_s([], 2.0, 3.0, seen_s=3.1) == []
 
 
 @given(st.lists(st.floats(0, 1e3), min_size=1), st.floats(0, 1))
