@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from isolation.caches import CacheDomain
 from isolation.cpuset import CpuSet
-from isolation.topology import Cpu, LlcDomain, NumaNode, Topology
+from isolation.topology import Cpu, NumaNode, Topology
 
 _FREE = "."
 _LONGEST_NAME = 24
@@ -105,7 +106,7 @@ def _node_line(node: NumaNode) -> str:
     return f"node {node.id}: {_size(node.memory_bytes)}"
 
 
-def _llc_line(domain: LlcDomain | None, here: Sequence[Cpu]) -> str:
+def _llc_line(domain: CacheDomain | None, here: Sequence[Cpu]) -> str:
     if domain is None:
         return "no shared cache known"
     ways = f", {domain.ways} ways" if domain.ways else ""

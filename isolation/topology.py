@@ -5,38 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from isolation.cpuset import CpuSet
-from isolation.errors import CpuSetInvalid, TopologyUnreadable
-
-_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3}
-_LOWEST_SHARED_LEVEL = 2  # a first-level cache is never the last one that others share
+from isolation.caches import CacheDomain, last_level, of_level, read_caches
+from isolation.core_kinds import CoreKind, read_core_kinds
+from isolation.cpuset import CpuSet, NodeSet
+from isolation.errors import TopologyUnreadable
+from isolation.restriction import read_restriction
+from isolation.sysfs import numbered, read_cpus, read_field, read_list, read_number, read_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cpu:
-    """One logical CPU. Ids are the kernel's; None = the kernel does not say."""
+    """One logical CPU. Ids are the kernel's; None = the kernel does not say.
+
+    Core, die, cluster and l2 are named by the lowest CPU number in them, so they are unique on the host.
+    """
 
     id: int
-    core: int  #: unique on the host: lowest CPU number among the SMT siblings
-    package: int
+    core: int
+    package: int  #: the kernel's number where it tells packages apart, else counted from 0
     node: int
-    l2: int | None  #: index into nothing: lowest CPU number that shares the L2
-    llc: int | None  #: id of the LlcDomain
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LlcDomain:
-    """CPUs that share one last-level cache (sysfs cache/index*/shared_cpu_list)."""
-
-    id: int
-    level: int
-    size_bytes: int | None
-    ways: int | None
-    cpus: CpuSet
+    l2: int | None
+    llc: int | None  #: id of its domain in Topology.llc_domains
+    die: int | None = None
+    cluster: int | None = None  #: cores that share an L2 or the tags of an L3 (topology/cluster_cpus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +39,10 @@ class NumaNode:
     """One memory node; cpus is empty for memory without CPUs."""
 
     id: int
-    memory_bytes: int | None
+    memory_bytes: int | None  #: 0 for a node of CPUs without memory
     cpus: CpuSet
-    distances: tuple[int, ...]
+    distances: tuple[int, ...]  #: to each node in the order of Topology.nodes; empty = not told
+    device_memory: bool = False  #: memory of a graphics card, which the kernel lists as a node but is no place to work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +50,7 @@ class Topology:
     """Packages, caches, cores and nodes of one host; only online CPUs are in `cpus`."""
 
     cpus: tuple[Cpu, ...]
-    llc_domains: tuple[LlcDomain, ...]
+    llc_domains: tuple[CacheDomain, ...]
     nodes: tuple[NumaNode, ...]
     online: CpuSet
     offline: CpuSet
@@ -62,6 +58,20 @@ class Topology:
     usable: CpuSet  #: online and allowed to this process by its own cpuset (Cpus_allowed_list)
     cpu_model: str
     kernel: str
+    usable_mems: NodeSet | None = None  #: nodes this process may take memory from; None = all
+    l2_domains: tuple[CacheDomain, ...] = ()
+    core_kinds: tuple[CoreKind, ...] = ()  #: weakest first; empty = all alike, or not told
+
+    @property
+    def memory_nodes(self) -> tuple[NumaNode, ...]:
+        """Nodes that may hold a workload's memory: they have some, it is no device's, and it is allowed to us."""
+        return tuple(
+            node
+            for node in self.nodes
+            if node.memory_bytes != 0
+            and not node.device_memory
+            and (self.usable_mems is None or node.id in self.usable_mems)
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -69,12 +79,14 @@ class Topology:
 
         Memory totals change from boot to boot and kernels by update, so neither may void what was learned here.
         """
-        shape = [
+        shape: list[object] = [
             self.cpu_model,
             [[cpu.id, cpu.core, cpu.package, cpu.node, cpu.l2, cpu.llc] for cpu in self.cpus],
             [[llc.id, llc.level, llc.size_bytes, llc.ways, str(llc.cpus)] for llc in self.llc_domains],
             [[node.id, str(node.cpus), node.distances] for node in self.nodes],
         ]
+        if self.core_kinds:
+            shape.append([str(kind.cpus) for kind in self.core_kinds])
         return hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:16]
 
 
@@ -83,183 +95,164 @@ def read_topology(root: Path = Path("/")) -> Topology:
 
     Raises TopologyUnreadable when not even one CPU is found. Ids with gaps, CPUs without caches, nodes without
     CPUs and firmware that contradicts itself all load: a CPU ends up in exactly one core, package, node and at
-    most one LLC domain.
+    most one cache domain of a level.
     """
     system = root / "sys/devices/system"
-    folders = {int(path.name[3:]): path for path in (system / "cpu").glob("cpu[0-9]*") if path.name[3:].isdecimal()}
-    cpuinfo = _text(root / "proc/cpuinfo") or ""
-    online = _online(system / "cpu", folders, cpuinfo)
+    folders = dict(numbered(system / "cpu", "cpu"))
+    online = _online(root, system / "cpu", folders)
     if not online:
         raise TopologyUnreadable(
             f"no CPU found below {str(system / 'cpu')!r}, nor in {str(root / 'proc/cpuinfo')!r}; is sysfs mounted?"
         )
-    nodes = _nodes(root, system / "node", online)
+    known = {cpu: folders[cpu] / "topology" for cpu in online if cpu in folders}
+    cores, packages, dies = _cores(known, online), _packages(known, online), _dies(known, online)
+    clusters = _named_by_lowest(_told(known, "cluster_cpus"), online)
+    siblings: dict[int, CpuSet] = {}
+    for cpu, core in cores.items():
+        siblings[core] = siblings.get(core, CpuSet()) | CpuSet.of([cpu])
+    caches = {cpu: read_caches(folders[cpu], siblings[cores[cpu]]) for cpu in known}
+    llcs, l2s = last_level(caches), of_level(caches, 2)
+    nodes = _nodes(root, system / "node", online, packages)
     node_of = {cpu: node.id for node in nodes for cpu in node.cpus}
-    caches = {cpu: _caches(folders[cpu]) for cpu in online if cpu in folders}
-    domains = _llc_domains(caches, online)
-    llc_of = {cpu: domain.id for domain in domains for cpu in domain.cpus}
-    allowed = _status_cpus(root / "proc/self/status")
-    present = _list(system / "cpu/present") or CpuSet.of(folders)
+    llc_of = {cpu: domain.id for domain in llcs for cpu in domain.cpus}
+    l2_of = {cpu: min(domain.cpus) for domain in l2s for cpu in domain.cpus}
+    allowed = read_restriction(root)
     return Topology(
         cpus=tuple(
             Cpu(
                 id=cpu,
-                core=min(_siblings(folders.get(cpu), online) or CpuSet.of([cpu])),
-                package=_package(folders.get(cpu)),
+                core=cores[cpu],
+                package=packages[cpu],
                 node=node_of[cpu],
-                l2=_second_level(caches.get(cpu, ()), online),
+                l2=l2_of.get(cpu),
                 llc=llc_of.get(cpu),
+                die=dies.get(cpu),
+                cluster=clusters.get(cpu),
             )
             for cpu in online
         ),
-        llc_domains=domains,
+        llc_domains=llcs,
+        l2_domains=l2s,
         nodes=nodes,
+        core_kinds=read_core_kinds(root, folders, online),
         online=online,
-        offline=present - online,
-        isolated=_list(system / "cpu/isolated") or CpuSet(),
-        usable=online if allowed is None else online & allowed,
-        cpu_model=_model(cpuinfo),
-        kernel=_text(root / "proc/sys/kernel/osrelease") or "unknown",
+        offline=(read_list(system / "cpu/present") or CpuSet.of(folders)) - online,
+        isolated=read_list(system / "cpu/isolated") or CpuSet(),
+        usable=online if allowed.cpus is None else online & allowed.cpus,
+        usable_mems=allowed.mems,
+        cpu_model=_model(read_text(root / "proc/cpuinfo") or ""),
+        kernel=read_text(root / "proc/sys/kernel/osrelease") or "unknown",
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Cache:
-    """One cache as one CPU sees it."""
-
-    level: int
-    id: int | None
-    size_bytes: int | None
-    ways: int | None
-    cpus: CpuSet
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:  # absent, or a file the kernel refuses to read out (an attribute without a value)
-        return None
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path)
-    try:
-        return int(text) if text else None
-    except ValueError:
-        return None
-
-
-def _list(path: Path) -> CpuSet | None:
-    text = _text(path)
-    try:
-        return CpuSet.parse(text.replace("\0", "")) if text is not None else None
-    except CpuSetInvalid:
-        return None
-
-
-def _list_or_map(folder: Path, *names: str) -> CpuSet | None:
-    """Read NAME_list, or the bit map NAME of older kernels ("00000000,00001111")."""
-    for name in names:
-        found = _list(folder / f"{name}_list") or _list(folder / name.replace("map", "list"))
-        bits = (_text(folder / name) or "").replace(",", "")
-        if found is None and re.fullmatch(r"[0-9a-fA-F]{1,2048}", bits):
-            found = CpuSet(int(bits, 16))
-        if found:
-            return found
-    return None
-
-
-def _online(folder: Path, folders: Mapping[int, Path], cpuinfo: str) -> CpuSet:
-    listed = _list(folder / "online")
+def _online(root: Path, folder: Path, folders: Mapping[int, Path]) -> CpuSet:
+    listed = read_list(folder / "online")
     if listed:
         return listed
     if folders:
-        return CpuSet.of(cpu for cpu, path in folders.items() if _text(path / "online") != "0")
+        return CpuSet.of(cpu for cpu, path in folders.items() if read_text(path / "online") != "0")
+    cpuinfo = read_text(root / "proc/cpuinfo") or ""
     return CpuSet.of(int(number) for number in re.findall(r"^processor\s*:\s*(\d{1,4})$", cpuinfo, re.MULTILINE))
 
 
-def _siblings(folder: Path | None, online: CpuSet) -> CpuSet | None:
-    found = None if folder is None else _list_or_map(folder / "topology", "core_cpus", "thread_siblings")
-    return None if found is None else found & online
+def _told(known: Mapping[int, Path], *names: str) -> dict[int, CpuSet]:
+    """Return the CPUs that each CPU names as its own under the first of these names it has."""
+    found = {
+        cpu: read_cpus(*(path / form for name in names for form in (name, f"{name}_list")))
+        for cpu, path in known.items()
+    }
+    return {cpu: cpus for cpu, cpus in found.items() if cpus}
 
 
-def _package(folder: Path | None) -> int:
-    found = None if folder is None else _number(folder / "topology/physical_package_id")
-    return max(found or 0, 0)  # -1 = the firmware does not say: one package
+def _named_by_lowest(told: Mapping[int, Hashable], online: CpuSet) -> dict[int, int]:
+    """Put CPUs that tell the same into one group, named by its lowest CPU: a partition, whatever they tell."""
+    lowest: dict[Hashable, int] = {}
+    return {cpu: lowest.setdefault(told[cpu], cpu) for cpu in online if cpu in told}
 
 
-def _caches(folder: Path) -> tuple[_Cache, ...]:
-    found = []
-    for path in sorted((folder / "cache").glob("index[0-9]*")):
-        level, shared = _number(path / "level"), _list_or_map(path, "shared_cpu_map")
-        if level is None or not shared or _text(path / "type") == "Instruction":
-            continue
-        size = re.fullmatch(r"(\d+)([KMG]?)", _text(path / "size") or "")
-        found.append(
-            _Cache(
-                level=level,
-                id=_number(path / "id"),
-                size_bytes=int(size[1]) * _UNITS.get(size[2], 1) or None if size else None,
-                ways=_number(path / "ways_of_associativity") or None,  # 0 = fully associative or not told
-                cpus=shared,
-            )
-        )
-    return tuple(found)
+def _cores(known: Mapping[int, Path], online: CpuSet) -> dict[int, int]:
+    """Group SMT siblings; a CPU that names none is a core of its own.
+
+    Modules of AMD's Bulldozer count as siblings for Linux but as cores by their core_id: they are cores here.
+    """
+    siblings = _told(known, "core_cpus", "thread_siblings")
+    ids = {cpu: read_number(path / "core_id") for cpu, path in known.items()}
+    told: dict[int, Hashable] = {cpu: -cpu - 1 for cpu in online}
+    for cpu, cpus in siblings.items():
+        members = cpus & online
+        mixed = len({ids.get(one) for one in members}) > 1
+        told[cpu] = (members, ids[cpu] if mixed else None)
+    return _named_by_lowest(told, online)
 
 
-def _second_level(caches: tuple[_Cache, ...], online: CpuSet) -> int | None:
-    return next((min(cache.cpus & online, default=None) for cache in caches if cache.level == 2), None)
+def _packages(known: Mapping[int, Path], online: CpuSet) -> dict[int, int]:
+    """Return the package of each CPU: by the CPUs each names, else by the id it names, else all are one.
 
-
-def _llc_domains(caches: Mapping[int, tuple[_Cache, ...]], online: CpuSet) -> tuple[LlcDomain, ...]:
-    """Group CPUs by the last-level cache each of them names; ids are the kernel's if it gives unique ones."""
-    groups: dict[tuple[int, CpuSet], list[int]] = {}
-    first: dict[tuple[int, CpuSet], _Cache] = {}
-    for cpu in online:
-        last = max(caches.get(cpu, ()), key=lambda cache: cache.level, default=None)
-        if last is not None and last.level >= _LOWEST_SHARED_LEVEL:
-            key = (last.level, last.cpus)
-            groups.setdefault(key, []).append(cpu)
-            first.setdefault(key, last)
-    told = [cache.id for cache in first.values() if cache.id is not None]
-    unique = len(set(told)) == len(first)
-    ids = told if unique else list(range(len(first)))
-    return tuple(
-        LlcDomain(id=one, level=cache.level, size_bytes=cache.size_bytes, ways=cache.ways, cpus=CpuSet.of(groups[key]))
-        for one, (key, cache) in zip(ids, first.items(), strict=True)
+    Numbers are the kernel's if each package has its own; some firmware says -1 for all, or 0 for several.
+    """
+    siblings = _told(known, "package_cpus", "core_siblings")
+    ids = {cpu: read_number(known[cpu] / "physical_package_id") if cpu in known else None for cpu in online}
+    told: dict[int, Hashable] = {cpu: siblings[cpu] & online if cpu in siblings else ids[cpu] for cpu in online}
+    groups = _named_by_lowest(told, online)
+    kernel = {lowest: ids[lowest] for lowest in groups.values()}
+    unique = len(set(kernel.values())) == len(kernel) and all(
+        number is not None and number >= 0 for number in kernel.values()
     )
+    counted = {lowest: number for number, lowest in enumerate(kernel)}
+    return {cpu: (kernel[lowest] or 0) if unique else counted[lowest] for cpu, lowest in groups.items()}
 
 
-def _nodes(root: Path, folder: Path, online: CpuSet) -> tuple[NumaNode, ...]:
-    """Read the nodes; a CPU that none names goes to the first, one that several name to the lowest of them."""
-    paths = sorted((int(path.name[4:]), path) for path in folder.glob("node[0-9]*") if path.name[4:].isdecimal())
+def _dies(known: Mapping[int, Path], online: CpuSet) -> dict[int, int]:
+    """Group CPUs by die, where the kernel numbers dies (-1 = it has no word for them here)."""
+    told = _told({cpu: path for cpu, path in known.items() if (read_number(path / "die_id") or 0) >= 0}, "die_cpus")
+    return _named_by_lowest(told, online)
+
+
+def _nodes(root: Path, folder: Path, online: CpuSet, packages: Mapping[int, int]) -> tuple[NumaNode, ...]:
+    """Read the nodes; a CPU that several name goes to the lowest of them.
+
+    One that none names (its node is offline) goes to the first that has CPUs of its package, or else to the first.
+    """
+    paths = list(numbered(folder, "node"))
     if not paths:
         return (NumaNode(id=0, memory_bytes=_memory(root / "proc/meminfo"), cpus=online, distances=(10,)),)
-    claims = [(_list_or_map(path, "cpumap") or CpuSet()) & online for _, path in paths]
+    claims = [(read_cpus(path / "cpumap", path / "cpulist") or CpuSet()) & online for _, path in paths]
     left = online
     for position, claim in enumerate(claims):
         claims[position] = claim & left
         left = left - claim
-    claims[0] = claims[0] | left
+    homes = {packages[cpu]: position for position, claim in reversed(list(enumerate(claims))) for cpu in claim}
+    for cpu in left:
+        position = homes.get(packages[cpu], 0)
+        claims[position] = claims[position] | CpuSet.of([cpu])
+    devices = _device_nodes(root)
     return tuple(
         NumaNode(
             id=number,
             memory_bytes=_memory(path / "meminfo"),
             cpus=claim,
-            distances=tuple(int(part) for part in (_text(path / "distance") or "").split() if part.isdecimal()),
+            distances=_distances(path / "distance", len(paths)),
+            device_memory=number in devices and not claim,
         )
         for (number, path), claim in zip(paths, claims, strict=True)
     )
 
 
+def _device_nodes(root: Path) -> frozenset[int]:
+    """Return the nodes that are the memory of NVIDIA cards on POWER9."""
+    told = (read_field(path, "Node") for path in (root / "proc/driver/nvidia/gpus").glob("*/numa_status"))
+    return frozenset(int(number) for number in told if number and number.isdecimal())
+
+
+def _distances(path: Path, count: int) -> tuple[int, ...]:
+    """Read one number per online node; a line with fewer or more cannot be told which is which."""
+    found = tuple(int(part) for part in (read_text(path) or "").split() if part.isdecimal())
+    return found if len(found) == count else ()
+
+
 def _memory(path: Path) -> int | None:
-    found = re.search(r"MemTotal:\s*(\d+) kB", _text(path) or "")
+    found = re.search(r"MemTotal:\s*(\d+) kB", read_text(path) or "")
     return int(found[1]) * 1024 if found else None
-
-
-def _status_cpus(path: Path) -> CpuSet | None:
-    found = re.search(r"^Cpus_allowed_list:\s*(\S+)$", _text(path) or "", re.MULTILINE)
-    return CpuSet.parse(found[1]) if found else None
 
 
 def _model(cpuinfo: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from isolation.caches import CacheDomain
 from isolation.cpuset import CpuSet
-from isolation.topology import Cpu, LlcDomain, NumaNode, Topology
+from isolation.topology import Cpu, NumaNode, Topology
 
 
 def make_topology(
@@ -37,7 +38,7 @@ def make_topology(
     return Topology(
         cpus=cpus,
         llc_domains=tuple(
-            LlcDomain(
+            CacheDomain(
                 id=llc,
                 level=3,
                 size_bytes=llc_size_bytes,

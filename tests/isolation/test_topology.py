@@ -1,10 +1,8 @@
-"""Machines as sysfs tells them: this host, small written trees, and captured ones."""
+"""Machines as sysfs tells them: this host and small written trees (captured ones: test_pictures)."""
 
 from __future__ import annotations
 
 import os
-import re
-import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +11,10 @@ import pytest
 
 from isolation.cpuset import CpuSet
 from isolation.errors import TopologyUnreadable
-from isolation.topology import Topology, read_topology
+from isolation.topology import read_topology
+from tests.fakes.captured import consistent
 from tests.fakes.machines import make_topology
 
-CAPTURED = Path(__file__).parents[3] / "shared/data/topology"
-#: The files that are read at all, so that unpacking stays quick.
-_READ = re.compile(
-    r"/sys/devices/system/(cpu/(online|present|isolated|cpu\d+/(online|topology/|cache/))"
-    r"|node/node\d+/(cpulist|cpumap|distance|meminfo))|/proc/(cpuinfo|meminfo|self/status)"
-)
 CPU = "sys/devices/system/cpu"
 NODE = "sys/devices/system/node"
 
@@ -48,24 +41,6 @@ def cpu_files(cpu: int, siblings: str, llc: str, *, package: int = 0, cache_id: 
         f"{CPU}/cpu{cpu}/cache/index3/shared_cpu_list": llc,
     }
     return files if cache_id is None else files | {f"{CPU}/cpu{cpu}/cache/index3/id": str(cache_id)}
-
-
-def consistent(topology: Topology) -> None:
-    """Hold what every reader of a topology may rely on."""
-    ids = [cpu.id for cpu in topology.cpus]
-    assert ids == sorted(set(ids))
-    assert CpuSet.of(ids) == topology.online
-    assert topology.usable <= topology.online
-    assert not topology.offline & topology.online
-    assert len({domain.id for domain in topology.llc_domains}) == len(topology.llc_domains)
-    assert sum(len(domain.cpus) for domain in topology.llc_domains) == sum(cpu.llc is not None for cpu in topology.cpus)
-    assert sum(len(node.cpus) for node in topology.nodes) == len(topology.cpus)
-    cpus_of_llc = {domain.id: domain.cpus for domain in topology.llc_domains}
-    cpus_of_node = {node.id: node.cpus for node in topology.nodes}
-    for cpu in topology.cpus:
-        assert cpu.core in topology.online
-        assert cpu.id in cpus_of_node[cpu.node]
-        assert cpu.llc is None or cpu.id in cpus_of_llc[cpu.llc]
 
 
 def test_this_host_is_read_as_the_kernel_tells_it() -> None:
@@ -186,20 +161,3 @@ def test_made_machines_are_numbered_as_linux_does() -> None:
     assert (topology.cpus[0].core, topology.cpus[16].core) == (0, 0)
     assert [topology.cpus[cpu].package for cpu in (0, 7, 8, 15, 16, 31)] == [0, 0, 1, 1, 0, 1]
     assert [len(domain.cpus) for domain in topology.llc_domains] == [4] * 8
-
-
-@pytest.mark.skipif(not CAPTURED.is_dir(), reason="the captured trees of other machines are not beside the project")
-@pytest.mark.parametrize("archive", sorted(CAPTURED.glob("*.tar.bz2")), ids=lambda path: path.name[:-8])
-def test_captured_machines_load(archive: Path, tmp_path: Path) -> None:
-    files = {}
-    with tarfile.open(archive) as tar:
-        for one in tar:
-            content = tar.extractfile(one) if one.isfile() and _READ.search(one.name) else None
-            if content is not None:  # everything below the archive's one folder
-                files[one.name.split("/", 1)[1]] = content.read().decode(errors="replace")
-    topology = read_topology(write_tree(tmp_path, files))
-
-    consistent(topology)
-    told = re.match(r"\d+", archive.name)
-    if told and not any(word in archive.name for word in ("offlines", "cpusets", "32em64t")):
-        assert len(topology.cpus) == int(told[0])
