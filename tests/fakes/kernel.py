@@ -16,7 +16,7 @@ from isolation.cpuset import CpuSet, IdSet
 from isolation.enforcer import Enforcer, Mechanism
 from isolation.errors import CpuSetInvalid
 from isolation.topology import Topology
-from tests.fakes.tasks import FakeProcess, FakeThread, proc_text
+from tests.fakes.tasks import FakeHandles, FakeProcess, FakeThread, proc_text
 
 _MOUNTS = {1: "/sys/fs/cgroup/cpuset", 2: "/sys/fs/cgroup"}
 _PAGE_BYTES = 4096
@@ -29,23 +29,23 @@ class FakeGroup:
     subtree: set[str] = field(default_factory=set)
 
 
-class FakeKernel:
+class FakeKernel(FakeHandles):
     """One machine. It is the files, the affinity calls and the process handles at once."""
 
-    def __init__(self, *, cpus: str = "0-3", mems: str = "0-1", version: int = 1) -> None:
+    def __init__(self, *, cpus: str = "0-3", mems: str = "0-1", version: int = 1, remembers_masks: bool = True) -> None:
         self.version = version
+        self.remembers_masks = remembers_masks  # before Linux 6.2, any change of its cpuset wiped a thread's own mask
         self.mount = _MOUNTS[version]
         self.cpus = CpuSet.parse(cpus)
         self.mems = IdSet.parse(mems)
         self.groups: dict[str, FakeGroup] = {"/": FakeGroup(self.cpus, self.mems)}
-        self.processes: dict[int, FakeProcess] = {}
+        super().__init__()
         self.boot_id = "5ad6ec3e-0000-4000-8000-000000000001"
         self.steps = 0
         self.at_step: dict[int, Callable[[], None]] = {}  # called before the change of that number
         self.fail_at: dict[int, int] = {}  # error number instead of the change of that number
         self.pretend_at: builtins.set[int] = builtins.set()  # success without effect
         self._ticks = 1000
-        self._handles: dict[int, FakeProcess] = {}
         self._next_pid = 100
         self.spawn(pid=1, ppid=0, comm="init")
 
@@ -150,6 +150,18 @@ class FakeKernel:
 
     def write(self, path: str, text: str) -> None:
         """Obey one command, or refuse it as the kernel does."""
+        before = self._cpusets()
+        self._obey(path, text)
+        if not self.remembers_masks:
+            for tid, cpuset in self._cpusets().items():
+                if cpuset != before.get(tid):
+                    self._find(tid)[1].mask = None
+
+    def _cpusets(self) -> dict[int, tuple[str, IdSet, bool]]:
+        found = ((tid, self._find(tid)[1].group) for tid in self._all_tids())
+        return {tid: (group, self._granted(group, "cpus"), self._has_cpuset(group)) for tid, group in found}
+
+    def _obey(self, path: str, text: str) -> None:
         group, name = self._split(path)
         if group not in self.groups or (name.startswith("cpuset.") and not self._has_cpuset(group)):
             raise self._error(errno.ENOENT, path)
@@ -165,7 +177,7 @@ class FakeKernel:
             case "tasks" if self.version == 1:
                 self._attach(path, group, text, whole=False)
             case "cgroup.threads" if self.version == 2:
-                raise self._error(errno.EOPNOTSUPP, path)  # all groups here are plain domains
+                self._attach(path, group, text, whole=False)
             case "cgroup.subtree_control" if self.version == 2:
                 self._control(path, group, text.strip())
             case _:
@@ -205,7 +217,7 @@ class FakeKernel:
             raise self._error(errno.ENOENT, path)
         return tuple(sorted(child.rpartition("/")[2] for child in self._children(group)))
 
-    # --- AffinityCalls and ProcessHandles --------------------------------------------------------
+    # --- AffinityCalls ---------------------------------------------------------------------------
 
     def get(self, tid: int) -> CpuSet:
         """Return where a thread may run."""
@@ -223,29 +235,11 @@ class FakeKernel:
         if not self._pretended(str(tid)):
             thread.mask = cpus
 
-    def open(self, pid: int) -> int:
-        """Return a handle on a process."""
-        if pid not in self.processes:
-            raise self._error(errno.ESRCH, str(pid))
-        handle = 1000 + len(self._handles)
-        self._handles[handle] = self.processes[pid]
-        return handle
-
-    def alive(self, handle: int) -> bool:
-        """Tell whether the process behind the handle still runs."""
-        process = self._handles[handle]
-        return self.processes.get(process.pid) is process and self._leader(process.pid).state != "Z"
-
-    def close(self, handle: int) -> None:
-        """Give the handle back."""
-        assert handle in self._handles
-
     def _content(self, group: str, name: str, found: FakeGroup) -> str | None:
         kind = "mems" if "mems" in name else "cpus"
         threads = "\n".join(map(str, self._tids(group)))
-        common = {"cpuset.cpus": str(found.cpus), "cpuset.mems": str(found.mems)}
-        leaders = [str(pid) for pid, one in self.processes.items() if one.threads[pid].group == group]
-        common["cgroup.procs"] = "\n".join(leaders)
+        leaders = "\n".join(str(pid) for pid, one in self.processes.items() if one.threads[pid].group == group)
+        common = {"cpuset.cpus": str(found.cpus), "cpuset.mems": str(found.mems), "cgroup.procs": leaders}
         if self.version == 1:
             return (common | {"tasks": threads}).get(name)
         more = {
@@ -269,9 +263,9 @@ class FakeKernel:
             raise self._error(errno.ERANGE if kind == "cpus" else errno.EINVAL, path)
         if group == "/":
             raise self._error(errno.EACCES, path)
+        if not wanted and getattr(self.groups[group], kind) and self._populated(group):
+            raise self._error(errno.ENOSPC, path)
         if self.version == 1:
-            if not wanted and self._tids(group, living=True):
-                raise self._error(errno.ENOSPC, path)
             if any(not getattr(self.groups[child], kind) <= wanted for child in self._children(group)):
                 raise self._error(errno.EBUSY, path)
             if not wanted <= getattr(self.groups[_parent(group)], kind):
@@ -289,9 +283,11 @@ class FakeKernel:
             raise self._error(errno.ESRCH, path)
         if self.version == 1 and not (self.groups[group].cpus and self.groups[group].mems):
             raise self._error(errno.ENOSPC, path)
-        if self.version == 2 and group != "/" and self.groups[group].subtree:
+        if self.version == 2 and group != "/" and self.groups[group].subtree and self._populated_below(group):
             raise self._error(errno.EBUSY, path)
         process, thread = self._find(tid)
+        if self.version == 2 and not whole and thread.group != group:
+            raise self._error(errno.EOPNOTSUPP, path)  # all groups here are plain domains
         for one in process.threads.values() if whole else (thread,):
             if one.state != "Z":
                 one.group = group
@@ -303,10 +299,12 @@ class FakeKernel:
             if any(self.groups[child].subtree for child in self._children(group)):
                 raise self._error(errno.EBUSY, path)
             self.groups[group].subtree.discard("cpuset")
+            for child in self._children(group):
+                self.groups[child] = FakeGroup()
             return
         if not self._has_cpuset(group):
             raise self._error(errno.ENOENT, path)
-        if group != "/" and self._tids(group):
+        if group != "/" and self._tids(group) and self._populated_below(group):
             raise self._error(errno.EBUSY, path)
         self.groups[group].subtree.add("cpuset")
 
@@ -359,6 +357,12 @@ class FakeKernel:
             for thread in process.threads.values()
             if thread.group == group and not (living and thread.state == "Z")
         ]
+
+    def _populated(self, group: str) -> bool:
+        return bool(self._tids(group, living=True)) or self._populated_below(group)
+
+    def _populated_below(self, group: str) -> bool:
+        return any(self._populated(child) for child in self._children(group))
 
     def _children(self, group: str) -> list[str]:
         return [one for one in self.groups if one != "/" and _parent(one) == group]

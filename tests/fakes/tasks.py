@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass, field
 
 from isolation.cpuset import CpuSet
@@ -26,6 +28,31 @@ class FakeProcess:
     flags: int
     namespaces: int
     threads: dict[int, FakeThread] = field(default_factory=dict)
+
+
+class FakeHandles:
+    """The pidfds of the fake kernel, and the processes they stand for."""
+
+    def __init__(self) -> None:
+        self.processes: dict[int, FakeProcess] = {}
+        self._handles: dict[int, FakeProcess] = {}
+
+    def open(self, pid: int) -> int:
+        """Return a handle on a process."""
+        if pid not in self.processes:
+            raise OSError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid))
+        handle = 1000 + len(self._handles)
+        self._handles[handle] = self.processes[pid]
+        return handle
+
+    def alive(self, handle: int) -> bool:
+        """Tell whether the process behind the handle still runs."""
+        process = self._handles[handle]
+        return self.processes.get(process.pid) is process and process.threads[process.pid].state != "Z"
+
+    def close(self, handle: int) -> None:
+        """Give the handle back."""
+        assert handle in self._handles
 
 
 def proc_text(process: FakeProcess, thread: FakeThread, name: str, *, version: int, allowed: CpuSet) -> str | None:

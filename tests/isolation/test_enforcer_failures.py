@@ -206,21 +206,9 @@ def test_affinity_outside_the_cpuset_of_the_process_fails_with_the_reason() -> N
     assert bench.kernel.picture() == bench.before
 
 
-class Forgetful(FakeKernel):
-    """A kernel before 6.2: moving a thread to another cpuset forgets its own mask."""
-
-    def write(self, path: str, text: str) -> None:
-        super().write(path, text)
-        if path.endswith(("cgroup.procs", "tasks")):
-            for process in self.processes.values():
-                for thread in process.threads.values():
-                    if text.strip() in {str(process.pid), str(thread.tid)}:
-                        thread.mask = None
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_masks_that_old_kernels_forget_are_restored(fails: bool) -> None:  # noqa: FBT001
-    kernel = Forgetful()
+    kernel = FakeKernel(remembers_masks=False)
     pid = kernel.spawn(mask="0-1")
     enforcer = kernel.enforcer(TOPOLOGY)
     target = Target(processes=(identify(pid, allowed_uids=None, files=kernel, own_pid=99),))
