@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.scheduler.conftest import Victim
 
 PLACE_STEPS = ["place: save intent", "place: apply", "place: save outcome", "place: answer"]
 RELEASE_STEPS = ["release: save intent", "release: restore", "release: save outcome", "release: answer"]
+MOVE_STEPS = ["move: save intent", "move: apply", "move: save outcome"]
 #: More than any placing here needs; a step that is never reached means that placing went through.
 WRITES = [f"write {number}" for number in range(1, 9)]
 ACTIVE = placement_pb2.PLACEMENT_STATE_ACTIVE
@@ -77,6 +80,48 @@ def test_a_crash_while_releasing_is_completed(tmp_path: Path, victim: Victim, me
         released = client.release("v", request_id=request_id)
         assert placement_pb2.PLACEMENT_STATE_RELEASED == released.state
         assert before == victim.state()
+
+
+@pytest.fixture
+def three_victims() -> Iterator[list[Victim]]:
+    made = [Victim() for _ in range(3)]
+    yield made
+    for victim in made:
+        victim.end()
+
+
+@pytest.mark.parametrize("step", MOVE_STEPS)
+def test_a_crash_inside_a_move_is_completed_or_never_begun(
+    tmp_path: Path, three_victims: list[Victim], mechanism: str, step: str
+) -> None:
+    if len(os.sched_getaffinity(0)) != 2:
+        pytest.skip("three workloads must share exactly two CPUs, so that one of them can be given a better place")
+    victims = dict(zip("abc", three_victims, strict=True))
+    before = {name: victim.state() for name, victim in victims.items()}
+    crashing = crash(tmp_path / "s", step, mechanism)
+    with crashing, Client(crashing.socket) as client:
+        answers = {
+            name: client.place(name, pids=[victim.pid], cpus=1, request_id=str(uuid.UUID(int=ord(name))))
+            for name, victim in victims.items()
+        }
+        alone = next(name for name in victims if sum(answers[name].cpus == one.cpus for one in answers.values()) == 1)
+        client.release(alone)
+        with pytest.raises(CotenantError):
+            client.rebalance()
+        assert -9 == crashing.wait(10)
+
+    with DaemonProcess(tmp_path / "s", "--mechanism", mechanism) as daemon, Client(daemon.socket) as client:
+        placements = {one.name: one for one in client.placements()}
+        assert {ACTIVE} == {one.state for one in placements.values()}
+        assert {name: {one.cpus} for name, one in placements.items()} == {
+            name: victims[name].cpus() for name in placements
+        }
+        assert (1 if step == MOVE_STEPS[0] else 2) == len({one.cpus for one in placements.values()})
+        for name in placements:
+            again = client.place(name, pids=[victims[name].pid], cpus=1, request_id=str(uuid.UUID(int=ord(name))))
+            assert answers[name] == again
+            client.release(name)
+        assert before == {name: victim.state() for name, victim in victims.items()}
 
 
 def test_a_workload_that_ended_while_the_daemon_was_down_is_released(tmp_path: Path, mechanism: str) -> None:

@@ -114,3 +114,49 @@ def test_a_fact_keeps_its_first_value(tmp_path: Path) -> None:
 
     assert journal.bind("machine_id", "one") == "one"
     assert journal.bind("machine_id", "two") == "one"
+
+
+def test_a_request_is_answered_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    journal.intend(entry(), b"digest")
+    journal.settle(entry(state="ACTIVE"), b"placed", (1.0, "placed", ""))
+    journal.settle(entry(state="RELEASED"), b"gone", (2.0, "gone", ""))
+
+    assert journal.answered("r1") == (b"digest", b"placed")
+
+
+def test_an_abandoned_request_may_run_again_while_its_placement_stays(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    journal.intend(entry(), b"digest")
+    journal.abandon(entry(state="RELEASING", request_id=""), "r1", (1.0, "refused", "cannot be undone yet"))
+
+    assert journal.answered("r1") is None
+    assert [(one.state, one.request_id) for one in journal.entries()] == [("RELEASING", "")]
+
+
+def test_answers_are_bounded_without_any_event(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    journal.intend(entry("running", request_id="running"), b"d")
+    with sqlite3.connect(tmp_path / "j.db") as other:
+        other.executemany(
+            "INSERT INTO requests (request_id, digest, answer) VALUES (?, x'00', ?)",
+            [(f"old{i}", None if i % 2 else b"a") for i in range(10_500)],
+        )
+    other.close()
+    journal.answer("new", b"d", b"a")
+
+    with sqlite3.connect(tmp_path / "j.db") as other:
+        (kept,) = other.execute("SELECT COUNT(*) FROM requests").fetchone()
+    other.close()
+    assert kept == 10_001  # the newest, and the one whose placement is still under way
+    assert journal.answered("running") == (b"d", None)
+    assert journal.answered("old1") is None
+
+
+def test_dropped_placements_are_gone(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j.db")
+    for name in ("a", "b", "c"):
+        journal.update(entry(name))
+    journal.drop(["a", "c"])
+
+    assert [one.name for one in journal.entries()] == ["b"]
