@@ -68,7 +68,11 @@ SCHEMA_HASH = hashlib.sha256(
 
 
 def profile_columns(profile: WorkloadProfile | None) -> list[float]:
-    """Give one workload's scaled columns; all NaN when nothing is known of it."""
+    """Give one workload's scaled columns; all NaN when nothing is known of it.
+
+    They are as profiled, on whatever number of CPUs it runs now. Observations do not say how many CPUs each side had,
+    so a demand per CPU that was adjusted in use alone would mean something else than the one training saw.
+    """
     if profile is None:
         return [math.nan] * len(PROFILE_COLUMNS)
     known = {feature.name: feature.value for feature in profile.features}

@@ -118,7 +118,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             prediction=wire.estimate_to(victim.name, estimate),
             contributions=wire.contributions_to(aggressor.name, estimate),
             model_id=predictor.model_id,
-            fallback=predictor.fallback_for(victim) or predictor.fallback_for(aggressor),
+            fallback=predictor.fallback_for(victim, aggressor),
         )
 
     def ListModels(self, request: model_pb2.ListModelsRequest, context: Ctx) -> model_pb2.ListModelsResponse:

@@ -97,13 +97,11 @@ class Predictor:
         self._by_label: dict[tuple[str, float, str], tuple[tuple[WorkloadProfile, int], ...]] = {}
         self._memo: dict[tuple[int, int, Relation], SlowdownEstimate] = {}
 
-    def fallback_for(self, profile: WorkloadProfile | None) -> str:
-        """Say why a prediction for this workload does not stand on model and profile; empty when it does."""
-        if profile is None:
-            own = "the workload has no profile: placed by topology and prior as a greedy unknown"
-        else:
-            own = foreign(profile, self.host_fingerprint)
-        return "; ".join(part for part in (own, self.fallback) if part)
+    def fallback_for(self, *profiles: WorkloadProfile | None) -> str:
+        """Say why a prediction from these profiles does not stand on them and the model; empty when it does."""
+        unknown = "the workload has no profile: placed by topology and prior as a greedy unknown"
+        parts = [unknown if one is None else foreign(one, self.host_fingerprint) for one in profiles]
+        return "; ".join(part for part in dict.fromkeys([*parts, self.fallback]) if part)
 
     def estimate_many(self, pairs: Sequence[Pair]) -> list[SlowdownEstimate]:
         """Predict each (victim, aggressor, relation), in order; new ones in one batch."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from scheduler.errors import NoFeasiblePlacement
@@ -84,10 +86,22 @@ def test_a_resident_over_its_bound_is_not_made_worse_but_bars_nobody_elsewhere()
 
 @pytest.mark.parametrize(
     ("quantile", "allowed_ms", "fits"),
-    [(0.99, 50.0, True), (0.99, 40.0, False), (0.5, 23.0, True), (0.5, 21.0, False)],
+    [
+        (None, 50.0, True),
+        (None, 40.0, False),
+        (0.99, 50.0, True),
+        (0.99, 40.0, False),
+        (0.5, 23.0, True),
+        (0.5, 21.0, False),
+        (0.95, 40.0, False),  # between the two: on the tail, the careful side
+        (0.51, 40.0, False),
+        (0.1, 23.0, True),
+        (0.1, 21.0, False),
+        (0.999, 40.0, False),  # the nearest there is
+    ],
 )
 def test_a_token_bound_is_judged_on_the_tail_or_the_median_by_its_quantile(
-    quantile: float, allowed_ms: float, *, fits: bool
+    quantile: float | None, allowed_ms: float, *, fits: bool
 ) -> None:
     ledger = seat(TWO_CPUS, "a", "0-1", hog())  # upper end 2.2x: tail 44 ms, median 22 ms
     tokens = make_profile("agent", cpu_utilisation_ratio=1.0, tbt_s=0.010, tbt_p99_s=0.020)
@@ -95,7 +109,7 @@ def test_a_token_bound_is_judged_on_the_tail_or_the_median_by_its_quantile(
     if fits:
         assert put(ledger, tokens, tbt_ms=allowed_ms, quantile=quantile).cpus
     else:
-        with pytest.raises(NoFeasiblePlacement, match="tbt_ms of 'new'"):
+        with pytest.raises(NoFeasiblePlacement, match=r"tbt_ms (\(.*\) )?of 'new'"):
             put(ledger, tokens, tbt_ms=allowed_ms, quantile=quantile)
 
 
@@ -115,3 +129,71 @@ def test_a_bound_that_cannot_be_judged_is_reported_not_passed_in_silence() -> No
 
     assert "not judged: tbt_ms (there is no profile) of 'new'" in decision.explanation.summary
     assert "ttft_ms (profile 'mute' holds no ttft_s) of 'mute'" in decision.explanation.summary
+
+
+@pytest.mark.parametrize(
+    ("quantile", "said"),
+    [
+        (None, ""),
+        (0.5, ""),
+        (0.99, ""),
+        (0.95, "quantile 0.95 judged on the P99"),
+        (0.999, "quantile 0.999 judged on the P99"),
+        (0.25, "quantile 0.25 judged on the median"),
+    ],
+)
+def test_a_bound_judged_on_another_quantile_than_its_own_says_so(quantile: float | None, said: str) -> None:
+    tokens = make_profile("agent", cpu_utilisation_ratio=1.0, tbt_s=0.010, tbt_p99_s=0.020)
+
+    summary = put(TWO_CPUS, tokens, tbt_ms=100.0, quantile=quantile).explanation.summary
+
+    assert ("not at their own quantile" in summary) == bool(said)
+    assert said in summary
+
+
+def test_a_refusal_names_the_quantile_a_bound_was_judged_on() -> None:
+    tokens = make_profile("agent", cpu_utilisation_ratio=1.0, tbt_s=0.010, tbt_p99_s=0.020)
+
+    with pytest.raises(NoFeasiblePlacement, match=r"tbt_ms \(quantile 0.9 judged on the P99\) of 'new': up to 44 ms"):
+        put(seat(TWO_CPUS, "a", "0-1", hog()), tokens, tbt_ms=30.0, quantile=0.9)
+
+
+@pytest.mark.parametrize(("quantile", "judged"), [(None, True), (0.5, True), (0.4, True), (0.95, False), (0.99, False)])
+def test_first_and_last_token_are_judged_on_the_median_and_never_stand_in_for_a_tail(
+    quantile: float | None, *, judged: bool
+) -> None:
+    ledger = seat(TWO_CPUS, "a", "0-1", hog())
+    agent = make_profile("agent", cpu_utilisation_ratio=1.0, ttft_s=1.0)
+
+    if judged:
+        with pytest.raises(NoFeasiblePlacement, match="ttft_ms"):
+            put(ledger, agent, ttft_ms=2000.0, quantile=quantile)
+    else:
+        summary = put(ledger, agent, ttft_ms=2000.0, quantile=quantile).explanation.summary
+        assert f"not judged: ttft_ms (only its median is profiled, not quantile {quantile})" in summary
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "said"),
+    [("elsewhere", "was taken on another class of host (elsewhere, this is"), ("", "does not say on which class")],
+)
+def test_milliseconds_from_another_host_are_not_judged_but_a_slowdown_is(fingerprint: str, said: str) -> None:
+    ledger = seat(TWO_CPUS, "a", "0-1", hog())
+    moved = replace(hog("moved", tbt_p99_s=0.1), host_fingerprint=fingerprint)
+
+    decision = put(ledger, moved, tbt_ms=120.0)
+
+    assert said in decision.fallback
+    assert f"not judged: tbt_ms (profile 'moved' {said}" in decision.explanation.summary
+    with pytest.raises(NoFeasiblePlacement, match="max_slowdown of 'new'"):
+        put(ledger, moved, max_slowdown=1.2)
+
+
+def test_a_residents_milliseconds_from_another_host_are_not_judged_either() -> None:
+    moved = replace(hog("moved", tbt_p99_s=0.1), host_fingerprint="elsewhere")
+    ledger = seat(TWO_CPUS, "chat", "0-1", moved, tbt_ms=120.0)
+
+    summary = put(ledger, hog()).explanation.summary
+
+    assert "not judged: tbt_ms (profile 'moved' was taken on another class of host" in summary
+    assert "of 'chat'" in summary

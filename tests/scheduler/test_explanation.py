@@ -11,6 +11,7 @@ import pytest
 from isolation.cpuset import CpuSet, NodeSet
 from isolation.topology import NumaNode
 from profiler.prediction import PairModel
+from scheduler.errors import NotEnoughMemory
 from scheduler.ledger import Ledger
 from scheduler.placement import EngineAdvice, WorkloadRequest
 from scheduler.planner import plan
@@ -104,6 +105,16 @@ def test_all_predictions_of_a_decision_are_one_batch_beside_the_residents_own() 
     assert len(model.batches) == after_first
 
 
+def test_a_profile_taken_on_another_number_of_cpus_is_marked() -> None:
+    wide = dataclasses.replace(hog("wide"), cpus=4)
+
+    assert "profile 'wide' was taken on 4 CPUs, not 2: its demand per CPU is taken as measured" in (
+        put(TWO_CPUS, wide, cpus=2).explanation.summary
+    )
+    assert "profile 'hog' was taken on 1 CPU, not 2" in put(TWO_CPUS, hog(), cpus=2).explanation.summary
+    assert "was taken on" not in put(TWO_CPUS, hog()).explanation.summary
+
+
 def test_a_host_with_one_node_leaves_memory_alone() -> None:
     decision = put(TWO_CPUS, hog())
 
@@ -128,6 +139,18 @@ def test_memory_larger_than_its_node_takes_the_nearest_node_too() -> None:
 
     assert put(host, hog(), memory_bytes=2**29).mems == NodeSet.parse("0")
     assert put(host, hog(), memory_bytes=2**30 + 1).mems == NodeSet.parse("0-1")
+
+
+def test_more_memory_than_all_nodes_have_is_refused_unless_a_size_is_unknown() -> None:
+    topology = make_topology(packages=2, cores_per_llc=1, node_memory_bytes=2**30)
+    unknown = dataclasses.replace(topology.nodes[1], memory_bytes=None)
+
+    assert put(Ledger(topology), hog(), memory_bytes=2**31).mems == NodeSet.parse("0-1")
+    with pytest.raises(NotEnoughMemory, match=f"{2**31 + 1} bytes .* 'new', .* have {2**31}; ask for less"):
+        put(Ledger(topology), hog(), memory_bytes=2**31 + 1)
+    assert put(
+        Ledger(dataclasses.replace(topology, nodes=(topology.nodes[0], unknown))), hog(), memory_bytes=2**40
+    ).mems == NodeSet.parse("0-1")
 
 
 def test_a_node_without_cpus_is_used_only_when_the_others_do_not_suffice() -> None:

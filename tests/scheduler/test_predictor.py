@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -87,6 +88,14 @@ def test_a_missing_model_is_named_in_every_label() -> None:
 
     assert predictor.fallback_for(hog()) == "no model trained yet"
     assert predictor.fallback_for(None).endswith("no model trained yet")
+
+
+def test_a_profile_of_another_class_of_host_is_labelled() -> None:
+    predictor = Predictor(PriorPairs(), "m1", "", HOST.fingerprint)
+    moved = replace(hog("moved"), host_fingerprint="elsewhere")
+
+    assert "profile 'moved' was taken on another class of host (elsewhere" in predictor.fallback_for(moved)
+    assert predictor.fallback_for(moved) == predictor.fallback_for(hog(), moved)
 
 
 def test_nobody_beside_it_is_no_slowdown() -> None:

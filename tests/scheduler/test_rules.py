@@ -196,6 +196,16 @@ def test_violations_carry_the_whole_path(message: Message, where: str) -> None:
     assert [where] == [one.field for one in caught.value.violations]
 
 
+@pytest.mark.parametrize("bound", ["ttft_ms", "tbt_ms", "ttlt_ms"])
+def test_a_bound_of_next_to_nothing_is_refused(bound: str) -> None:
+    with pytest.raises(RequestInvalid, match=r"is outside 0\.001 to 3600000 ms"):
+        check_request(workload_pb2.Slo(**{bound: 5e-324}))  # type: ignore[arg-type]
+
+
+def test_a_least_gain_of_nothing_may_be_asked_for() -> None:
+    check_request(placement_pb2.RebalanceRequest(request_id="r", min_gain=0.0))
+
+
 def test_a_complete_request_passes() -> None:
     place = placement_pb2.PlaceWorkloadRequest(request_id="0b9c0b36-2f0e-4f0e-9a3e-3a6f5d1c2b1a")
     place.workload.name, place.workload.cpus = "web-1", 2
