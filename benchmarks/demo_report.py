@@ -114,16 +114,16 @@ def verdict(outcome: Outcome) -> list[str]:
 
 
 def _change(name: str, found: Ratio) -> str:
-    counted = f"{len(found.values)} of {len(found.rounds)} rounds measured"
+    counted, than = f"{len(found.values)} of {len(found.rounds)}", "than under the kernel's own placement"
     if not found.values:
         return f"{name}: not measurable in this run"
     if len(found.values) < _LEAST_ROUNDS:
-        return f"{name}: {found} times as fast as under the kernel's own placement, too little to tell: {counted}"
+        return f"{name}: {found} times faster {than}, but only {counted} rounds measured: too few to tell"
     if min(found.values) > 1:
-        return f"{name}: {found} times faster than under the kernel's own placement, in every one of {counted}"
+        return f"{name}: {found} times faster {than}, in every round measured ({counted})"
     if max(found.values) < 1:
-        return f"{name}: slower than under the kernel's own placement, {found} of its speed, in every one of {counted}"
-    return f"{name}: no difference beyond the noise, {found}, {counted}"
+        return f"{name}: slower {than}, {found} of its speed, in every round measured ({counted})"
+    return f"{name}: no difference beyond the noise, {found}, {counted} rounds measured"
 
 
 def _overall(outcome: Outcome) -> str:

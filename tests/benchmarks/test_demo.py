@@ -71,8 +71,8 @@ def test_agreement_of_too_few_rounds_is_not_called_a_gain() -> None:
     kernel = {**SAME, "agent": Ratio(rounds=(3.0, lost, 2.8)), "cpu": Ratio(rounds=(lost,) * 3)}
     said = verdict(replace(OUTCOME, measured={"cotenant": SAME, "kernel": kernel}))
 
-    assert said[0].endswith("too little to tell: 2 of 3 rounds measured")
-    assert "times faster" not in said[0]
+    assert said[0].endswith("only 2 of 3 rounds measured: too few to tell")
+    assert "in every round" not in said[0]
     assert "cpu: not measurable in this run" == said[1]
     assert said[2].endswith("3 of 3 rounds measured")
 
