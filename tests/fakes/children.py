@@ -13,17 +13,23 @@ _PROGRAM = """
 import os, sys, threading, time
 import signal
 threads, pinned, children, churn = map(int, sys.argv[1:5])
+ready = threading.Semaphore(0)
 def idle(number):
     if number < pinned:
         os.sched_setaffinity(threading.get_native_id(), {number % 2})
+    ready.release()
     time.sleep(600)
 for number in range(threads - 1):
     threading.Thread(target=idle, args=(number,), daemon=True).start()
+for _ in range(threads - 1):
+    ready.acquire()
+reading, writing = os.pipe()
 for _ in range(children):
     if os.fork() == 0:
         threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+        os.write(writing, b"x")
         time.sleep(600)
-time.sleep(0.05)
+    os.read(reading, 1)
 def grow(*_):
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
     if os.fork() == 0:

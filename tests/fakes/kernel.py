@@ -9,24 +9,20 @@ import builtins
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from isolation.cgroup import CpusetHierarchy
 from isolation.cpuset import CpuSet, IdSet
 from isolation.enforcer import Enforcer, Mechanism
 from isolation.errors import CpuSetInvalid
 from isolation.topology import Topology
+from tests.fakes.groups import FakeGroup, all_above, parent_of
 from tests.fakes.tasks import FakeHandles, FakeProcess, FakeThread, proc_text
+
+__all__ = ["FakeGroup", "FakeKernel"]
 
 _MOUNTS = {1: "/sys/fs/cgroup/cpuset", 2: "/sys/fs/cgroup"}
 _PAGE_BYTES = 4096
-
-
-@dataclass(slots=True)
-class FakeGroup:
-    cpus: IdSet = field(default_factory=IdSet)
-    mems: IdSet = field(default_factory=IdSet)
-    subtree: set[str] = field(default_factory=set)
+_LONGEST_LIST = 100 + 6 * 8192  # of a kernel for 8192 CPUs, such as Debian's
 
 
 class FakeKernel(FakeHandles):
@@ -165,7 +161,7 @@ class FakeKernel(FakeHandles):
         group, name = self._split(path)
         if group not in self.groups or (name.startswith("cpuset.") and not self._has_cpuset(group)):
             raise self._error(errno.ENOENT, path)
-        if len(text) >= _PAGE_BYTES:
+        if len(text) > (_LONGEST_LIST if name in {"cpuset.cpus", "cpuset.mems"} else _PAGE_BYTES):
             raise self._error(errno.E2BIG, path)
         if self._pretended(path) or not text:
             return
@@ -188,7 +184,7 @@ class FakeKernel(FakeHandles):
         group, _ = self._split(f"{path}/")
         if group in self.groups:
             raise self._error(errno.EEXIST, path)
-        if _parent(group) not in self.groups:
+        if parent_of(group) not in self.groups:
             raise self._error(errno.ENOENT, path)
         if not self._pretended(path):
             self.groups[group] = FakeGroup()
@@ -268,7 +264,7 @@ class FakeKernel(FakeHandles):
         if self.version == 1:
             if any(not getattr(self.groups[child], kind) <= wanted for child in self._children(group)):
                 raise self._error(errno.EBUSY, path)
-            if not wanted <= getattr(self.groups[_parent(group)], kind):
+            if not wanted <= getattr(self.groups[parent_of(group)], kind):
                 raise self._error(errno.EACCES, path)
         setattr(self.groups[group], kind, wanted)
 
@@ -285,6 +281,8 @@ class FakeKernel(FakeHandles):
             raise self._error(errno.ENOSPC, path)
         if self.version == 2 and group != "/" and self.groups[group].subtree and self._populated_below(group):
             raise self._error(errno.EBUSY, path)
+        if self.version == 2 and any(self.groups[one].subtree and self._tids(one) for one in all_above(group)):
+            raise self._error(errno.EOPNOTSUPP, path)  # tasks above make this a part of a threaded group
         process, thread = self._find(tid)
         if self.version == 2 and not whole and thread.group != group:
             raise self._error(errno.EOPNOTSUPP, path)  # all groups here are plain domains
@@ -312,11 +310,11 @@ class FakeKernel(FakeHandles):
         own = IdSet(getattr(self.groups[group], kind).mask)
         if self.version == 1 or group == "/":
             return own
-        above = self._granted(_parent(group), kind)
+        above = self._granted(parent_of(group), kind)
         return own & above or above
 
     def _has_cpuset(self, group: str) -> bool:
-        return self.version == 1 or group == "/" or "cpuset" in self.groups[_parent(group)].subtree
+        return self.version == 1 or group == "/" or "cpuset" in self.groups[parent_of(group)].subtree
 
     def _read_proc(self, path: str, parts: list[str]) -> str:
         match parts:
@@ -365,7 +363,7 @@ class FakeKernel(FakeHandles):
         return any(self._populated(child) for child in self._children(group))
 
     def _children(self, group: str) -> list[str]:
-        return [one for one in self.groups if one != "/" and _parent(one) == group]
+        return [one for one in self.groups if one != "/" and parent_of(one) == group]
 
     def _all_tids(self) -> frozenset[int]:
         return frozenset(tid for process in self.processes.values() for tid in process.threads)
@@ -394,7 +392,3 @@ class FakeKernel(FakeHandles):
     @staticmethod
     def _error(code: int, path: str) -> OSError:
         return OSError(code, os.strerror(code), path)
-
-
-def _parent(group: str) -> str:
-    return group.rpartition("/")[0] or "/"

@@ -1,0 +1,25 @@
+"""A cgroup of the fake kernel, and who is above whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from isolation.cpuset import IdSet
+
+
+@dataclass(slots=True)
+class FakeGroup:
+    cpus: IdSet = field(default_factory=IdSet)
+    mems: IdSet = field(default_factory=IdSet)
+    subtree: set[str] = field(default_factory=set)
+
+
+def parent_of(group: str) -> str:
+    """Return the group that this one lies in."""
+    return group.rpartition("/")[0] or "/"
+
+
+def all_above(group: str) -> list[str]:
+    """Return the groups it lies in, without the top, where other rules hold."""
+    parts = group.split("/")
+    return ["/".join(parts[:count]) for count in range(2, len(parts))]
