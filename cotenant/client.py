@@ -264,11 +264,17 @@ class Client:
         self._call(self._profiles.DeleteProfile, request)
 
     def profile_running(
-        self, name: str, pids: Iterable[int], *, duration_s: float = 0.0, request_id: str | None = None
+        self,
+        name: str,
+        pids: Iterable[int],
+        *,
+        duration_s: float = 0.0,
+        replace: bool = False,
+        request_id: str | None = None,
     ) -> operation_pb2.Operation:
-        """Start observing running processes; poll with operation()."""
+        """Start observing running processes; poll with operation(). They are not alone: better profile a command."""
         request = profile_pb2.ProfileWorkloadRequest(
-            request_id=_id(request_id), name=name, pids=list(pids), duration_s=duration_s
+            request_id=_id(request_id), name=name, pids=list(pids), duration_s=duration_s, replace=replace
         )
         return self._call(self._profiles.ProfileWorkload, request).operation
 

@@ -35,7 +35,9 @@ class ProfileServicer(profile_pb2_grpc.ProfileServiceServicer):
         """Observe running processes in the background."""
 
         def work() -> bytes:
-            operation = self._operations.profile(request.name, tuple(request.pids), request.duration_s or 30.0)
+            operation = self._operations.profile(
+                request.name, tuple(request.pids), request.duration_s or 30.0, replace_stored=request.replace
+            )
             return profile_pb2.ProfileWorkloadResponse(operation=wire.operation_to(operation)).SerializeToString()
 
         answer = self._controller.once(request.request_id, digest_of(request), work)

@@ -17,7 +17,7 @@ from isolation.process import identify
 from profiler.collector import collect_running
 from profiler.errors import TrainingImpossible
 from profiler.store import ProfileStore
-from scheduler.errors import Busy, OperationMissing
+from scheduler.errors import Busy, OperationMissing, ProfileExists
 
 _log = logging.getLogger("cotenant.operations")
 _KEPT = 100
@@ -77,8 +77,10 @@ class Operations:
 
         return self._start("train", work)
 
-    def profile(self, name: str, pids: tuple[int, ...], duration_s: float) -> Operation:
+    def profile(self, name: str, pids: tuple[int, ...], duration_s: float, *, replace_stored: bool) -> Operation:
         """Observe running processes; they are checked before the operation starts."""
+        if not replace_stored and name in self._store.names():
+            raise ProfileExists(f"profile {name!r} is stored already; set replace to overwrite it")
         for pid in pids:
             identify(pid, allowed_uids=self._allowed_uids)
 
@@ -87,7 +89,7 @@ class Operations:
                 operation.progress, operation.stage = share, stage
 
             profile = collect_running(name, pids, duration_s=duration_s, on_progress=told)
-            self._store.save(profile, replace=True)
+            self._store.save(profile, replace=replace_stored)
             operation.profile_name = name
 
         return self._start("profile", work)

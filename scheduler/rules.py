@@ -172,6 +172,7 @@ RULES: dict[str, Rule] = {
     "ProfileWorkloadRequest.name": _required_name,
     "ProfileWorkloadRequest.pids": Rule(check=_pid, least=1, most=4096),
     "ProfileWorkloadRequest.duration_s": Rule(check=number(1, 600, "s")),
+    "ProfileWorkloadRequest.replace": _flag,
     "GetOperationRequest.name": Rule(check=_token, required=True),
     "GetProfileRequest.name": _required_name,
     "ListProfilesRequest.page_size": _page_size,

@@ -35,6 +35,8 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     isolation.ApplyFailed: _Code.FAILED_PRECONDITION,
     isolation.UndoFailed: _Code.INTERNAL,
     isolation.TopologyUnreadable: _Code.FAILED_PRECONDITION,
+    isolation.ResctrlInvalid: _Code.INVALID_ARGUMENT,
+    isolation.ResctrlUnreadable: _Code.FAILED_PRECONDITION,
     profiler.ProfilerError: _Code.INTERNAL,
     profiler.RecordInvalid: _Code.INVALID_ARGUMENT,
     profiler.ProfileMissing: _Code.NOT_FOUND,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from isolation.enforcer import Enforcer, Mechanism, Target, ThreadState, Undo
-from isolation.errors import CgroupRefused, CgroupVanished, ProcessRefused
+from isolation.errors import CgroupRefused, CgroupVanished, ProcessGone, ProcessRefused
 from isolation.kernelfs import KernelFiles
 from isolation.process import ProcessIdentity, family, identify, read_stat, read_status, still, thread_ids
 from scheduler.errors import RequestInvalid, Violation
@@ -30,7 +30,20 @@ class Targets:
             if owner := taken.get(pid):
                 raise _refused("pids.pids", f"{pid} belongs to placement {owner!r}; release that first")
         processes = tuple(identify(pid, allowed_uids=self._allowed_uids, files=self._files) for pid in request.pids)
+        if request.cgroup_path is not None:
+            self._check_members(request.cgroup_path)
         return Target(processes=processes, cgroup_path=request.cgroup_path)
+
+    def _check_members(self, cgroup_path: str) -> None:
+        """Hold every process of a cgroup to the rules for named ones; raises ProcessRefused for the first that fails.
+
+        Otherwise naming the group of init, of the daemon or of another user would get round them.
+        """
+        for pid in self._enforcer.processes_in(cgroup_path):
+            try:
+                identify(pid, allowed_uids=self._allowed_uids, files=self._files)
+            except ProcessGone:
+                continue
 
     def refuse_overlap(self, target: Target, undo: Undo, live: Mapping[str, Held]) -> None:
         """Raise RequestInvalid when a live placement holds kin of the processes, or one's group lies in the other's.

@@ -118,11 +118,14 @@ class ProfileWorkloadRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     PIDS_FIELD_NUMBER: _builtins.int
     DURATION_S_FIELD_NUMBER: _builtins.int
+    REPLACE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     name: _builtins.str
     """Name of the profile to store."""
     duration_s: _builtins.float
     """How long, 1 to 600 seconds (0 = 30)."""
+    replace: _builtins.bool
+    """Replace a stored profile of the same name."""
     @_builtins.property
     def pids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Running processes to observe."""
@@ -134,10 +137,11 @@ class ProfileWorkloadRequest(_message.Message):
         name: _builtins.str = ...,
         pids: _abc.Iterable[_builtins.int] | None = ...,
         duration_s: _builtins.float = ...,
+        replace: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_s", b"duration_s", "name", b"name", "pids", b"pids", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_s", b"duration_s", "name", b"name", "pids", b"pids", "replace", b"replace", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

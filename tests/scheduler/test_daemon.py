@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from benchmarks.daemon_process import DaemonProcess
 from cotenant import Client, CotenantError, DaemonUnreachable
 from cotenant.v1 import placement_pb2, placement_pb2_grpc, profile_pb2, workload_pb2
+from isolation.cgroup import find_hierarchy
 from tests.scheduler.conftest import Victim
 
 ACTIVE = placement_pb2.PLACEMENT_STATE_ACTIVE
@@ -231,6 +232,28 @@ def test_bad_cgroup_paths_are_refused(client: Client) -> None:
         assert ["workload.cgroup_path"] == [one.field for one in caught.value.fields]
 
 
+def test_a_cgroup_is_no_way_round_the_rules_for_processes(client: Client) -> None:
+    hierarchy = find_hierarchy()
+    if os.geteuid() != 0 or hierarchy is None or client.host().mechanism == "affinity":
+        pytest.skip("needs root and a writable cpuset hierarchy")
+    group = Path(hierarchy.mount) / f"test-{uuid.uuid4().hex[:8]}"
+    group.mkdir()
+    try:
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            (group / name).write_text((group.parent / name).read_text().strip() or "0")
+        with subprocess.Popen(["sleep", "60"], user=12345, group=12345) as foreign:
+            try:
+                (group / "cgroup.procs").write_text(str(foreign.pid))
+                with pytest.raises(CotenantError, match="--allow-uid 12345") as caught:
+                    client.place("bad", cgroup_path=f"/{group.name}", cpus=1)
+            finally:
+                foreign.kill()
+    finally:
+        group.rmdir()
+
+    assert "FOREIGN_PROCESS" == caught.value.reason
+
+
 def test_an_oversized_message_is_refused_and_the_daemon_goes_on(client: Client) -> None:
     profile = profile_pb2.Profile(name="big", note="x" * 300_000)
 
@@ -392,6 +415,9 @@ def test_running_processes_can_be_profiled_and_the_profile_serves_the_next_decis
     placed = client.preview("v", pids=[victim.pid], cpus=1, profile="sleeper")
 
     assert "no profile" not in placed.fallback
+    with pytest.raises(CotenantError, match="set replace") as caught:
+        client.profile_running("sleeper", [victim.pid])
+    assert "PROFILE_EXISTS" == caught.value.reason
     client.delete_profile("sleeper")
     assert [] == list(client.profiles())
 

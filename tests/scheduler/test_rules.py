@@ -126,6 +126,7 @@ HARMLESS = {
     "ImportProfileRequest.replace",
     "ImportProfileRequest.validate_only",
     "TrainModelRequest.only_if_better",
+    "ProfileWorkloadRequest.replace",
     "PredictSlowdownRequest.victim_profile",
     "PredictSlowdownRequest.aggressor_profile",
     "PredictSlowdownRequest.relation",
