@@ -100,7 +100,10 @@ def test_a_placing_that_can_neither_be_saved_nor_given_back_is_held_until_it_is_
     with pytest.raises(JournalFailed):
         desk.place("b", pid)
 
-    desk.kernel.unreadable, desk.journal.refused = (), ()
+    desk.kernel.unreadable, desk.journal.refused = (), ("failure",)
+    desk.reconciler.reconcile()
+    assert "RELEASING" == desk.state("a"), "what is owed must not be written over something newer"
+    desk.journal.refused = ()
     desk.reconciler.reconcile()
 
     assert before == desk.kernel.picture()["threads"]
@@ -332,6 +335,32 @@ def test_a_crash_inside_a_move_is_completed_or_never_begun(desk: Desk, step: str
     agree(desk)
     assert (step == "move: save intent") == (desk.cpus(first) == desk.cpus(second))
     assert answers == {name: desk.place(name, 1, request_id=f"p{name[1:]}") for name in names}
+
+
+def test_a_crashed_move_that_can_no_longer_be_completed_stays_a_placement(desk: Desk) -> None:
+    first, second = two_on_one_cpu(desk)
+    desk.cut_at = "move: apply"
+    with pytest.raises(PowerCut):
+        desk.rebalance()
+    desk.fail_next(errno.EIO)
+
+    desk.restart(desk.enforcer.mechanism)
+    assert ["ACTIVE", "PARTIAL"] == sorted(desk.state(name) for name in desk.held)
+    desk.reconciler.reconcile()
+
+    assert desk.cpus(first) != desk.cpus(second)
+    agree(desk)
+
+
+def test_a_placement_of_another_mechanism_is_not_moved(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    two_on_one_cpu(desk)
+    before = desk.kernel.picture()
+
+    desk.restart(Mechanism.AFFINITY)
+
+    assert () == desk.rebalance()
+    assert before == desk.kernel.picture()
 
 
 def test_a_move_that_the_kernel_refuses_leaves_everything_as_it_was(desk: Desk) -> None:

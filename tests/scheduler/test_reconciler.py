@@ -234,6 +234,8 @@ def test_workers_keep_a_placement_when_their_launcher_ends(desk: Desk) -> None:
     orphan(launcher, worker, desk)
     desk.reconciler.reconcile()
     assert "ACTIVE" == desk.state("a")
+    desk.restart(desk.enforcer.mechanism)
+    assert "ACTIVE" == desk.state("a"), "who took over was saved"
 
     drift(desk, worker, seat)
     grandchild = desk.kernel.fork(worker)
