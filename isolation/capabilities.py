@@ -6,14 +6,25 @@ import ctypes
 import errno
 import os
 import platform
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from isolation.cgroup import CpusetHierarchy, find_hierarchy
-from isolation.errors import TopologyUnreadable
+from isolation.cpuset import CpuSet
+from isolation.errors import ResctrlUnreadable, TopologyUnreadable
 from isolation.kernelfs import HOST_FILES
+from isolation.resctrl_info import (
+    BandwidthControl,
+    BandwidthUnit,
+    CacheControl,
+    Monitoring,
+    ResctrlInfo,
+    find_resctrl,
+    read_resctrl,
+    ways_text,
+)
+from isolation.sysfs import read_field, read_text
 from isolation.topology import Topology, read_topology
 
 _PERF_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
@@ -23,6 +34,7 @@ _ATTR_BYTES = 64  # PERF_ATTR_SIZE_VER0: every kernel takes it
 _EXCLUDE_KERNEL = 1 << 5
 _CAP_SYS_NICE, _CAP_PERFMON, _CAP_SYS_ADMIN = 23, 38, 21
 
+_RESCTRL_FLAGS = frozenset({"cat_l3", "cat_l2", "cdp_l3", "mba", "cqm_llc", "cqm_mbm_total", "cqm_mbm_local"})
 _PERF_REMEDY = {
     errno.ENOENT: "ask the provider of this virtual machine for counters (vPMU), or use bare metal",
     errno.EACCES: "set kernel.perf_event_paranoid to 2 or less, or grant CAP_PERFMON",
@@ -43,8 +55,8 @@ class Capability:
     remedy: str  #: how to enable it
 
 
-def read_capabilities(root: Path = Path("/")) -> tuple[Capability, ...]:
-    """Report on the host whose /sys and /proc lie below the root.
+def read_capabilities(root: Path = Path("/"), *, resctrl: Path | None = None) -> tuple[Capability, ...]:
+    """Report on the host whose /sys and /proc lie below the root; resctrl = a captured tree of it, read instead.
 
     Of a captured tree, what only a live kernel tells is unknown.
     """
@@ -57,7 +69,7 @@ def read_capabilities(root: Path = Path("/")) -> tuple[Capability, ...]:
         _privileges(root, live=live),
         *_cgroups(live=live),
         _affinity(live=live),
-        *_resctrl(root),
+        *_resctrl(root, resctrl),
         _counters(live=live),
         _software_events(live=live),
         *_shape(topology),
@@ -68,10 +80,10 @@ def read_capabilities(root: Path = Path("/")) -> tuple[Capability, ...]:
 
 
 def _privileges(root: Path, *, live: bool) -> Capability:
-    caps = int(_field(root / "proc/self/status", "CapEff") or "0", 16)
+    caps = int(read_field(root / "proc/self/status", "CapEff") or "0", 16)
     known = {"CAP_SYS_NICE": _CAP_SYS_NICE, "CAP_PERFMON": _CAP_PERFMON, "CAP_SYS_ADMIN": _CAP_SYS_ADMIN}
     held = [name for name, bit in known.items() if caps >> bit & 1]
-    nested = len((_field(root / "proc/self/status", "NSpid") or "").split()) > 1
+    nested = len((read_field(root / "proc/self/status", "NSpid") or "").split()) > 1
     where = "; inside a pid namespace, so other processes of the host are out of sight" if nested else ""
     return Capability(
         name="privileges",
@@ -122,22 +134,95 @@ def _affinity(*, live: bool) -> Capability:
     )
 
 
-def _resctrl(root: Path) -> Iterator[Capability]:
-    kernel = any(line.split()[-1:] == ["resctrl"] for line in _text(root / "proc/filesystems").splitlines())
-    flags = set((_field(root / "proc/cpuinfo", "flags") or "").split())
-    cpu = sorted(flags & {"cat_l3", "cat_l2", "cdp_l3", "mba", "cqm_llc", "cqm_mbm_total", "cqm_mbm_local"})
-    mounts = [line.split() for line in _text(root / "proc/mounts").splitlines()]
-    mounted = next((mount[1] for mount in mounts if len(mount) > 2 and mount[2] == "resctrl"), None)
-    has = f"CPU flags: {', '.join(cpu) or 'none'}; kernel support: {'yes' if kernel else 'no'}"
+def _resctrl(root: Path, captured: Path | None) -> Iterator[Capability]:
+    """Report what is mounted on the host of the root, or was captured at the path."""
+    mount = None if captured else find_resctrl(root)
+    kernel = any(line.split()[-1:] == ["resctrl"] for line in (read_text(root / "proc/filesystems") or "").splitlines())
+    flags = set((read_field(root / "proc/cpuinfo", "flags") or "").split()) & _RESCTRL_FLAGS
+    found, info = f"CPU flags: {', '.join(sorted(flags)) or 'none'}; kernel support: {'yes' if kernel else 'no'}", None
+    try:
+        if captured is not None:
+            found, info = f"captured at {captured}", read_resctrl(captured)
+        elif mount is not None:
+            found, info = f"{found}; mounted: {mount.path}", read_resctrl(mount.path, mount.options)
+        else:
+            found = f"{found}; mounted: no"
+    except ResctrlUnreadable as cause:
+        found = f"{found}; {cause}"
     yield Capability(
         name="resctrl",
-        available=mounted is not None,
-        detail=f"{has}; mounted: {mounted or 'no'}",
+        available=info is not None,
+        detail=found if info is None else f"{found}; {_plural(info.closids - 1, 'group')} beside the default",
         loss="no cache ways, no bandwidth caps, no occupancy readings: only CPUs keep neighbours apart",
         remedy="run: mount -t resctrl resctrl /sys/fs/resctrl"
         if kernel
         else "needs a CPU with RDT or PQoS, passed through if this is a virtual machine, and CONFIG_X86_CPU_RESCTRL",
     )
+    yield from _resctrl_features(info)
+
+
+def _resctrl_features(info: ResctrlInfo | None) -> Iterator[Capability]:
+    absent = "not offered" if info else "no resctrl to ask"
+    for level, loss in (("L3", "neighbours evict each other's data"), ("L2", "SMT siblings and clusters share it all")):
+        caches = [] if info is None else [one for one in info.caches if one.resource.startswith(level)]
+        yield Capability(
+            name=f"{level} cache ways",
+            available=bool(caches),
+            detail="; ".join(dict.fromkeys(_cache_detail(one) for one in caches)) or absent,
+            loss=f"the {level} cannot be divided: {loss}",
+            remedy=f"needs a CPU with CAT of the {level} (flag cat_{level.lower()})",
+        )
+    levels = () if info is None else info.cdp_levels
+    yield Capability(
+        name="code and data ways (CDP)",
+        available=bool(levels),
+        detail=f"on for {', '.join(levels)}, which halves the CLOSIDs" if levels else "off" if info else absent,
+        loss="code and data get the same ways, which is enough for most, and twice the groups remain",
+        remedy="mount resctrl with -o cdp on a CPU with the flag cdp_l3; unmounting first deletes all groups",
+    )
+    yield Capability(
+        name="memory bandwidth limits",
+        available=bool(info and info.bandwidths),
+        detail="; ".join(_bandwidth_detail(one) for one in info.bandwidths) if info and info.bandwidths else absent,
+        loss="a neighbour that streams cannot be slowed down, only kept on another node",
+        remedy="needs a CPU with MBA (flag mba)",
+    )
+    yield Capability(
+        name="cache and bandwidth monitoring",
+        available=bool(info and info.monitoring),
+        detail="; ".join(_monitoring_detail(one) for one in info.monitoring) if info and info.monitoring else absent,
+        loss="nobody's cache occupancy or memory traffic can be read, so the model must guess them",
+        remedy="needs a CPU with CMT and MBM (flags cqm_occup_llc, cqm_mbm_total)",
+    )
+
+
+def _cache_detail(control: CacheControl) -> str:
+    gaps = {None: "gaps not told", True: "gaps allowed", False: "no gaps"}[control.sparse_masks]
+    shared = f"ways {ways_text(control.shareable_bits)}" if control.shareable_bits else "none"
+    return (
+        f"{control.closids} CLOSIDs, {len(control.cbm_mask)} ways, {control.min_cbm_bits} or more a mask, {gaps},"
+        f" {shared} shared with I/O, domains {CpuSet.of(control.domains)}"
+    )
+
+
+def _bandwidth_detail(control: BandwidthControl) -> str:
+    mode = f", threads of a core: {control.thread_throttle_mode}" if control.thread_throttle_mode else ""
+    hardware = {
+        BandwidthUnit.PERCENT: f"{control.min_bandwidth} to 100 percent in steps of {control.bandwidth_gran}",
+        BandwidthUnit.MIB_PER_S: f"in MiB/s, steered by the kernel in steps of {control.bandwidth_gran} percent"
+        f" from {control.min_bandwidth}",
+        BandwidthUnit.EIGHTH_GB_PER_S: f"from {control.min_bandwidth} in steps of {control.bandwidth_gran} x 1/8 GB/s",
+    }[control.unit]
+    return f"{control.resource}: {control.closids} CLOSIDs, {hardware}{mode}, domains {CpuSet.of(control.domains)}"
+
+
+def _monitoring_detail(one: Monitoring) -> str:
+    counters = f", {sum(one.mbm_counters.values())} assignable counters" if one.mbm_counters else ""
+    return f"{one.resource}: {one.rmids} RMIDs, {', '.join(one.features) or 'no feature'}{counters}"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _counters(*, live: bool) -> Capability:
@@ -228,7 +313,7 @@ def _cache_ids(root: Path) -> Capability:
 
 
 def _pressure(root: Path) -> Capability:
-    text = _text(root / "proc/pressure/cpu")
+    text = read_text(root / "proc/pressure/cpu")
     return Capability(
         name="pressure stall information",
         available=bool(text),
@@ -239,8 +324,8 @@ def _pressure(root: Path) -> Capability:
 
 
 def _virtual(root: Path) -> Capability:
-    flags = (_field(root / "proc/cpuinfo", "flags") or "").split()
-    product = _text(root / "sys/class/dmi/id/product_name")
+    flags = (read_field(root / "proc/cpuinfo", "flags") or "").split()
+    product = read_text(root / "sys/class/dmi/id/product_name")
     guest = "hypervisor" in flags
     return Capability(
         name="bare metal",
@@ -249,15 +334,3 @@ def _virtual(root: Path) -> Capability:
         loss="caches and cores may be shared with machines we cannot see, so single timings are noisy",
         remedy="use a dedicated host, or trust only ratios of runs measured close together",
     )
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:  # absent or unreadable is what is being asked
-        return ""
-
-
-def _field(path: Path, name: str) -> str | None:
-    found = re.search(rf"^{name}\s*:\s*(.*)$", _text(path), re.MULTILINE)
-    return found[1] if found else None

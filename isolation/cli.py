@@ -32,13 +32,23 @@ _Sysfs = Annotated[
         file_okay=False,
     ),
 ]
+_Resctrl = Annotated[
+    Path | None,
+    typer.Option(
+        "--resctrl",
+        metavar="TREE",
+        help="Report on this captured resctrl tree instead of the mounted one.",
+        exists=True,
+        file_okay=False,
+    ),
+]
 _MARKS = {True: "[green]yes[/]", False: "[yellow]no[/]", None: "?"}
 
 
 @app.command()
-def check(*, sysfs: _Sysfs = Path("/"), as_json: _Json = False) -> None:
+def check(*, sysfs: _Sysfs = Path("/"), resctrl: _Resctrl = None, as_json: _Json = False) -> None:
     """Report what this host allows, what is lost without it, and how to enable it. Changes nothing."""
-    capabilities = read_capabilities(sysfs)
+    capabilities = read_capabilities(sysfs, resctrl=resctrl)
     if as_json:
         typer.echo(json.dumps([asdict(capability) for capability in capabilities], indent=2))
         return
@@ -96,7 +106,10 @@ def _as_record(topology: Topology, occupants: dict[int, list[str]]) -> dict[str,
         "offline": str(topology.offline),
         "isolated": str(topology.isolated),
         "usable": str(topology.usable),
+        "usable_mems": None if topology.usable_mems is None else str(topology.usable_mems),
         "cpus": [asdict(cpu) | {"occupants": occupants.get(cpu.id, [])} for cpu in topology.cpus],
         "llc_domains": [asdict(domain) | {"cpus": str(domain.cpus)} for domain in topology.llc_domains],
+        "l2_domains": [asdict(domain) | {"cpus": str(domain.cpus)} for domain in topology.l2_domains],
+        "core_kinds": [asdict(kind) | {"cpus": str(kind.cpus)} for kind in topology.core_kinds],
         "nodes": [asdict(node) | {"cpus": str(node.cpus)} for node in topology.nodes],
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from isolation.caches import CacheDomain
-from isolation.cpuset import CpuSet
+from isolation.cpuset import CpuSet, NodeSet
 from isolation.topology import Cpu, NumaNode, Topology
 
 _FREE = "."
@@ -103,7 +103,7 @@ def _ids(cpus: CpuSet) -> str:
 
 
 def _node_line(node: NumaNode) -> str:
-    return f"node {node.id}: {_size(node.memory_bytes)}"
+    return f"node {node.id}: {_size(node.memory_bytes) if node.memory_bytes != 0 else 'no memory'}"
 
 
 def _llc_line(domain: CacheDomain | None, here: Sequence[Cpu]) -> str:
@@ -116,15 +116,44 @@ def _llc_line(domain: CacheDomain | None, here: Sequence[Cpu]) -> str:
 
 
 def _notes(topology: Topology) -> list[str]:
-    notes = [
-        f"node {node.id}: {_size(node.memory_bytes)} of memory without CPUs" for node in topology.nodes if not node.cpus
-    ]
+    """Return what the boxes cannot show, one line each."""
+    notes = [f"node {node.id}: {_elsewhere(topology, node)}" for node in topology.nodes if not node.cpus]
+    notes += [f"CPUs {kind.cpus}: {kind.name}" for kind in topology.core_kinds]
+    dies = _shared(topology, {cpu.id: cpu.die for cpu in topology.cpus})
+    if len(dies) > len({cpu.package for cpu in topology.cpus}):
+        notes.append(f"dies: {' '.join(str(die) for die in dies)}")
+    clusters = [domain for domain in topology.l2_domains if len({*_cores(topology, domain.cpus)}) > 1]
+    if clusters and any(domain.level > 2 for domain in topology.llc_domains):
+        notes.append(f"L2 shared by cores: {' '.join(str(domain.cpus) for domain in clusters)}")
+    if topology.usable_mems is not None:
+        held = NodeSet.of(node.id for node in topology.nodes) - topology.usable_mems
+        notes += [f"nodes {held}: memory not usable by this process"] if held else []
     named = {
         "offline": topology.offline,
         "isolated from the scheduler": topology.isolated,
         "not usable by this process": topology.online - topology.usable,
     }
     return notes + [f"CPUs {cpus}: {what}" for what, cpus in named.items() if cpus]
+
+
+def _elsewhere(topology: Topology, node: NumaNode) -> str:
+    """Describe a node without CPUs and where it is near."""
+    what = f"{_size(node.memory_bytes)} of memory without CPUs" if node.memory_bytes != 0 else "neither memory nor CPUs"
+    if node.device_memory:
+        return f"{_size(node.memory_bytes)} of a device's memory"
+    far = dict(zip((other.id for other in topology.nodes), node.distances, strict=False))
+    homes = sorted((far[other.id], other.id) for other in topology.nodes if other.cpus and other.id in far)
+    return f"{what}, nearest node {homes[0][1]} (distance {homes[0][0]})" if homes else what
+
+
+def _shared(topology: Topology, groups: Mapping[int, int | None]) -> list[CpuSet]:
+    """Return the CPUs of each group, lowest first; None = in no group."""
+    names = sorted({group for group in groups.values() if group is not None})
+    return [CpuSet.of(cpu.id for cpu in topology.cpus if groups[cpu.id] == name) for name in names]
+
+
+def _cores(topology: Topology, cpus: CpuSet) -> Iterator[int]:
+    return (cpu.core for cpu in topology.cpus if cpu.id in cpus)
 
 
 def _size(count_bytes: int | None) -> str:

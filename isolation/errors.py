@@ -3,6 +3,8 @@
 IsolationError
 ├── CpuSetInvalid          text or numbers that are no CPU list
 ├── TopologyUnreadable     no CPU can be found below the given root
+├── ResctrlInvalid         text or numbers that are no way mask or schemata
+├── ResctrlUnreadable      no resctrl at a path, or files that say what the kernel never documents
 ├── SpecInvalid            a wish this host cannot hold (CPU offline, node absent)
 ├── ProcessRefused         we must not touch it
 │   ├── ProcessGone        no such process, or a zombie
@@ -32,6 +34,14 @@ class CpuSetInvalid(IsolationError, ValueError):
 
 class TopologyUnreadable(IsolationError):
     """No CPU can be found below the given root."""
+
+
+class ResctrlInvalid(IsolationError, ValueError):
+    """Text or numbers that are no way mask or schemata."""
+
+
+class ResctrlUnreadable(IsolationError):
+    """No resctrl is mounted at a path, or its files are not understood."""
 
 
 class SpecInvalid(IsolationError, ValueError):
