@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from isolation.cli import app
 from isolation.drawing import draw_host
 from isolation.topology import Cpu, NumaNode, Topology, read_topology
 from tests.fakes.captured import TOPOLOGY, Picture, consistent, pictures_of, unpack
@@ -140,6 +143,10 @@ def test_a_captured_machine_agrees_with_its_pictures(archive: Path, tmp_path: Pa
     for picture in pictures:
         listed = {what: counts for what, (counts, _) in DIFFERENCES.get(picture.name, {}).items()}
         assert listed == differences(topology, picture), picture.name
+    record = json.loads(CliRunner().invoke(app, ["host", "--sysfs", str(tmp_path), "--json"]).output)
+    assert [cpu["id"] for cpu in record["cpus"]] == list(topology.online)
+    assert record["fingerprint"] == topology.fingerprint
+    assert {"nodes", "llc_domains", "l2_domains", "core_kinds", "usable", "usable_mems", "offline"} <= set(record)
     lines = draw_host(topology, {}, width=100).splitlines()
     boxed = [line for line in lines if line[0] in "+|"]
     assert {len(line) for line in boxed} == {100}
