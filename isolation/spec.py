@@ -28,3 +28,8 @@ class IsolationSpec:
             nodes = NodeSet.of(node.id for node in topology.nodes)
             if absent_nodes := self.mems - nodes:
                 raise SpecInvalid(f"mems {self.mems} holds node {absent_nodes}, absent here; nodes are {nodes}")
+            allowed = topology.usable_mems
+            if allowed is not None and (barred := self.mems - allowed):
+                raise SpecInvalid(
+                    f"mems {self.mems} holds node {barred}, not allowed to this process; it may use {allowed}"
+                )

@@ -179,8 +179,8 @@ def _binding(ranked: list[Score], request: WorkloadRequest, limit: Limit) -> str
 
 def _refuse_more_memory(topology: Topology, request: WorkloadRequest) -> None:
     """Refuse what all nodes together cannot hold; a node of unknown size may hold anything."""
-    wanted, there = request.memory_bytes or 0, _capacity(list(topology.nodes))
-    if topology.nodes and wanted > there:
+    wanted, there = request.memory_bytes or 0, _capacity(list(topology.memory_nodes))
+    if topology.memory_nodes and wanted > there:
         raise NotEnoughMemory(
             f"{wanted} bytes of memory were asked for {request.name!r}, all memory nodes of this host together have "
             f"{there:.0f}; ask for less, or leave memory_bytes out"
@@ -192,7 +192,7 @@ def _mems(topology: Topology, cpus: CpuSet, memory_bytes: int | None) -> NodeSet
 
     More of the nearest nodes join while the workload's memory exceeds what the nodes have in total.
     """
-    holders = [node for node in topology.nodes if node.memory_bytes != 0]
+    holders = list(topology.memory_nodes)
     if len(topology.nodes) < 2 or not holders:
         return None
     own = [node for node in topology.nodes if node.cpus & cpus]
