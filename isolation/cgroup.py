@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
+from typing import Literal
 
+from isolation.cpuset import IdSet
 from isolation.errors import CgroupRefused, CgroupVanished
 from isolation.kernelfs import HOST_FILES, KernelFiles
 
@@ -15,6 +18,7 @@ _OTHER_CONTROLLERS = frozenset(
     ]
 )
 FAMILY_NAME = "cotenant"  #: every daemon's prefix is this, alone or followed by "-..."
+_POSSIBLE = {"cpus": "/sys/devices/system/cpu/possible", "mems": "/sys/devices/system/node/possible"}
 _LONGEST_PATH = 4095  # PATH_MAX without its NUL
 _LONGEST_NAME = 255
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
@@ -94,6 +98,20 @@ class CpusetGroups:
     def write(self, group: str, name: str, text: str) -> None:
         """Write one file of a group; the kernel ignores an empty text, so a newline stands for it."""
         self._files.write(self._path(group, name), text or "\n")
+
+    def put(self, group: str, kind: Literal["cpus", "mems"], ids: IdSet) -> None:
+        """Write cpus or mems of a group.
+
+        On v2 a group with tasks cannot become empty again, which would mean: what the parent has. All that this
+        machine can ever have means the same, so that stands for it.
+        """
+        name = f"cpuset.{kind}"
+        try:
+            self.write(group, name, str(ids))
+        except OSError as cause:
+            if ids or self.hierarchy.version == 1 or cause.errno != errno.ENOSPC:
+                raise
+            self.write(group, name, self._files.read(_POSSIBLE[kind]).strip())
 
     def children(self, group: str) -> tuple[str, ...]:
         """Return the groups directly below."""

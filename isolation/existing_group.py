@@ -73,7 +73,7 @@ class ExistingGroup:
             return (Drift(path=path, expected=f"cpus {spec.cpus}", found=str(cause)),)
 
     def release(self, undo: Undo) -> Released:
-        """Write the earlier texts back."""
+        """Write the earlier sets back; on v2, for an empty one with tasks inside, all that the machine can have."""
         left_over: list[str] = []
         gone = 0
         for kind in ("mems", "cpus"):

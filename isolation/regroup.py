@@ -27,15 +27,15 @@ def set_groups(
     name = f"cpuset.{kind}"
     now: dict[str, IdSet] = {group: IdSet.parse(groups.read(group, name)) for group in wanted}
 
-    def take_back(group: str, text: str) -> None:
+    def take_back(group: str, earlier: IdSet) -> None:
         if not fresh and groups.exists(group):
-            groups.write(group, name, text)
+            groups.put(group, kind, earlier)
 
     def write(group: str, value: IdSet) -> None:
         steps.do(
             f"write {str(value)!r} to {name!r} of group {group!r}",
-            partial(groups.write, group, name, str(value)),
-            partial(take_back, group, str(now[group])),
+            partial(groups.put, group, kind, value),
+            partial(take_back, group, now[group]),
         )
         now[group] = value
 

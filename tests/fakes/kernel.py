@@ -135,6 +135,8 @@ class FakeKernel(FakeHandles):
         """Return the content of a file of cgroupfs or /proc."""
         if path.startswith("/proc/"):
             return self._read_proc(path, path.split("/")[2:])
+        if path in {"/sys/devices/system/cpu/possible", "/sys/devices/system/node/possible"}:
+            return f"{self.cpus if 'cpu' in path else self.mems}\n"
         group, name = self._split(path)
         found = self.groups.get(group)
         if found is None or (name.startswith("cpuset.") and not self._has_cpuset(group)):

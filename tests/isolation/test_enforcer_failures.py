@@ -247,3 +247,28 @@ def test_a_descendant_that_may_not_be_touched_is_missed_not_fatal() -> None:
 
     assert applied.missed == (bench.child,)
     assert not applied.complete
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_v2_group_that_inherited_inherits_again(fails: bool) -> None:  # noqa: FBT001
+    """The kernel refuses to empty the cpuset of a group with tasks: what the machine can have stands for empty."""
+    kernel = FakeKernel(version=2)
+    kernel.write(f"{kernel.mount}/cgroup.subtree_control", "+cpuset")
+    kernel.mkdir(f"{kernel.mount}/service")
+    pid = kernel.spawn(threads=3, group="/service")
+    enforcer = kernel.enforcer(TOPOLOGY)
+    target = Target(cgroup_path="/service")
+    before = kernel.picture()["threads"]
+    undo = enforcer.snapshot("service", target)
+    if fails:
+        kernel.fail_at[kernel.steps + 2] = errno.EINVAL  # mems are written, cpus are not
+        with pytest.raises(ApplyFailed, match="failed and was undone: cannot write '2-3'"):
+            enforcer.apply("service", target, ON_2_3, undo)
+    else:
+        enforcer.apply("service", target, ON_2_3, undo)
+        assert kernel.read(f"{kernel.mount}/service/cpuset.mems.effective") == "1\n"
+        assert enforcer.release(undo).left_over == ()
+
+    assert kernel.picture()["threads"] == before
+    assert kernel.read(f"{kernel.mount}/service/cpuset.mems.effective") == "0-1\n"
+    assert kernel.allowed(pid) == CpuSet.parse("0-3")
