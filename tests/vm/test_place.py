@@ -18,7 +18,7 @@ from tests.fakes.children import real_process
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def mount() -> Path:
     hierarchy = find_hierarchy()
     if hierarchy is None or hierarchy.version != 2:
@@ -28,9 +28,10 @@ def mount() -> Path:
     return Path(hierarchy.mount)
 
 
-@pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    with DaemonProcess(tmp_path / "s", "--mechanism", "cgroup_v2") as daemon, Client(daemon.socket) as connected:
+@pytest.fixture(scope="module")
+def client(mount: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    state = tmp_path_factory.mktemp("daemon") / "s"
+    with DaemonProcess(state, "--mechanism", "cgroup_v2") as daemon, Client(daemon.socket) as connected:
         yield connected
 
 
@@ -111,6 +112,8 @@ def test_an_existing_group_is_confined_by_its_files_and_restored(mount: Path, cl
         finally:
             (mount / "cgroup.procs").write_text(str(pid))
             group.rmdir()
-
+    # A group with tasks cannot become empty again; all CPUs mean the same.
+    assert before[0].pop(f"{group}/cpuset.cpus") == "\n"
+    assert after[0].pop(f"{group}/cpuset.cpus") == Path("/sys/devices/system/cpu/possible").read_text()
     assert {(cpus, cgroup) for cpus, _, cgroup in during.values()} == {(placed.cpus, "0::/cotenant_test_service")}
     assert after == before
