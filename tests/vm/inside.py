@@ -37,7 +37,8 @@ SUITES = (
     Suite(
         "the daemon as its users meet it",
         ("tests/scheduler/test_daemon.py",),
-        "(every_thread or graceful_stop) and cgroup or preview or bad_pids or ends_its_placement or stale_etag",
+        "(every_thread or graceful_stop) and cgroup or preview or bad_pids or ends_its_placement or stale_etag"
+        " or names_and_pids or same_request",
     ),
 )
 
