@@ -15,7 +15,12 @@ IsolationError
 ├── MechanismMissing       neither cpuset cgroups nor affinity can be used
 ├── CgroupVanished         the group went away under us
 ├── CgroupRefused          a cgroup path outside our reach, or not allowed
+├── ResctrlVanished        resctrl was unmounted, or our group in it removed
+├── ResctrlRefused         a resctrl group or thread that is not ours to change
+├── ResctrlBusy            its lock is held too long, or its monitoring ids are not free yet
+├── OutOfClosids           no class of service is left for one more group
 └── ApplyFailed            the kernel refused or did not do what it was told; everything was undone
+    ├── SchemataRejected   the kernel refused ways or bandwidth that fit by all it had told
     └── UndoFailed         ... and undoing failed too
 """
 
@@ -88,10 +93,32 @@ class CgroupRefused(IsolationError, ValueError):
     """A cgroup path that is malformed, outside the cpuset mount, or not ours to change."""
 
 
+class ResctrlVanished(IsolationError):
+    """Somebody unmounted resctrl, which ends all its groups, or removed our group."""
+
+
+class ResctrlRefused(IsolationError):
+    """A resctrl group of somebody else, or a thread that already is in one of ours."""
+
+
+class ResctrlBusy(IsolationError):
+    """Another program holds the lock of resctrl, or freed monitoring ids still wait for their cache lines to go."""
+
+    retryable = True
+
+
+class OutOfClosids(IsolationError):
+    """As many groups exist as the hardware can tell apart: share one with an equal wish, or go without."""
+
+
 class ApplyFailed(IsolationError):
     """The kernel refused a step, or reads back otherwise; everything done before was undone."""
 
     retryable = True
+
+
+class SchemataRejected(ApplyFailed):
+    """The kernel refused ways or bandwidth that were checked before: what it offers has changed since."""
 
 
 class UndoFailed(ApplyFailed):
