@@ -49,13 +49,16 @@ def target_of(pid: int) -> Target:
 
 
 def picture(*pids: int) -> dict[int, tuple[str, str]]:
-    """Return cgroups and allowed CPUs of every thread, as the kernel tells them."""
+    """Return cgroups and allowed CPUs of every thread, as the kernel tells them; not of those that end meanwhile."""
     found = {}
     for pid in pids:
         for task in Path(f"/proc/{pid}/task").iterdir():
-            status = (task / "status").read_text(encoding="utf-8")
+            try:
+                status = (task / "status").read_text(encoding="utf-8")
+                cgroups = (task / "cgroup").read_text(encoding="utf-8")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
             cpus = next(line for line in status.splitlines() if line.startswith("Cpus_allowed_list"))
-            cgroups = (task / "cgroup").read_text(encoding="utf-8")
             if read_stat(int(task.name), proc_root=f"/proc/{pid}/task"):  # one that ends is in no group any more
                 found[int(task.name)] = (cgroups, cpus.split()[1])
     return found
@@ -108,22 +111,12 @@ def test_thread_churn_is_caught_and_released(enforcer: Enforcer) -> None:
         found = enforcer.verify(target, ON_1, undo)
         released = enforcer.release(undo)
         time.sleep(0.1)
-        states = _stable(lambda: picture(pid))
+        states = picture(pid)
 
     assert applied.complete
     assert found == ()
     assert released.left_over == ()
     assert set(states.values()) == {before}
-
-
-def _stable(read: Callable[[], dict[int, tuple[str, str]]]) -> dict[int, tuple[str, str]]:
-    """Read again while threads end between listing and reading."""
-    for _ in range(200):
-        try:
-            return read()
-        except (FileNotFoundError, ProcessLookupError, StopIteration):
-            continue
-    raise AssertionError("the process never held still")
 
 
 def test_children_born_while_placed_go_home_with_their_parent(enforcer: Enforcer) -> None:

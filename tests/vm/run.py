@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ _TREE = Path(__file__).resolve().parents[2]
 def main() -> int:
     """Prepare, boot, follow, report."""
     started_s = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it, too, ends the guest
     cache = cache_folder()
     try:
         with _alone(cache):

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from tests.vm.errors import VmProblem
 
+GUEST_LIMIT_S = 1800
+_BINARY = "qemu-system-x86_64"
 _PATCH = Path(__file__).with_name("rdt.patch")
 _VIRTME = "virtme-ng==1.42"
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -83,10 +85,9 @@ def _qemu(cache: Path) -> Path:
     version = _known_to_apt("qemu-system-data", cache).split(":")[-1].rpartition("-")[0]
     key = hashlib.sha256(_PATCH.read_bytes() + b"\0" + version.encode()).hexdigest()[:12]
     done = cache / f"qemu-{key}"
-    start = done / "qemu"
-    if start.exists():
+    if (done / _BINARY).exists():
         say(f"QEMU {version} with RDT: kept in {done}")
-        return start
+        return _start_script(done)
     _install(_BUILD_PACKAGES, cache)
     work = cache / f"qemu-{key}.part"
     shutil.rmtree(work, ignore_errors=True)
@@ -102,19 +103,25 @@ def _qemu(cache: Path) -> Path:
     build.mkdir(exist_ok=True)
     say(f"QEMU {version}: compiling, three to ten minutes, once; see {log} ...")
     _run(["nice", "-n", "10", "../configure", *_CONFIGURE], log=log, limit_s=600, folder=build)
-    _run(["nice", "-n", "10", "ninja", "qemu-system-x86_64"], log=log, limit_s=5400, folder=build)
-    shutil.copy2(build / "qemu-system-x86_64", work)
+    _run(["nice", "-n", "10", "ninja", _BINARY], log=log, limit_s=5400, folder=build)
+    shutil.copy2(build / _BINARY, work)
     shutil.rmtree(source)
     for archive in work.glob("qemu_*"):
         archive.unlink()
     shutil.rmtree(work / "lists")
-    firmware = " ".join(f"-L {folder}" for folder in _FIRMWARE)
-    script = work / "qemu"
-    script.write_text(f'#!/bin/sh\nexec nice -n 10 "${{0%/*}}/qemu-system-x86_64" {firmware} "$@"\n', encoding="utf-8")
-    script.chmod(0o755)
     shutil.rmtree(done, ignore_errors=True)
     work.rename(done)
-    return start
+    return _start_script(done)
+
+
+def _start_script(folder: Path) -> Path:
+    """Write what starts our QEMU with its firmware; it ends itself even if nobody is left to end it."""
+    firmware = " ".join(f"-L {one}" for one in _FIRMWARE)
+    limit = f"timeout --foreground --kill-after=10 {GUEST_LIMIT_S}"
+    script = folder / "qemu"
+    script.write_text(f'#!/bin/sh\nexec {limit} nice -n 10 "${{0%/*}}/{_BINARY}" {firmware} "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    return script
 
 
 def _source(work: Path, log: Path) -> Path:
