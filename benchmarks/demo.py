@@ -66,6 +66,7 @@ class Outcome:
     bound_tbt_ms: float
     model: model_pb2.Model | None
     refused: dict[str, str]  #: workload -> why, of the last round, as placements and predictions are
+    withdrawn: str  #: why the agent had to be placed without a promise; empty = the promise was made
     differences: list[str]  #: what was not as before after the release
     compared: str  #: how much was compared before and after
 
@@ -80,6 +81,7 @@ class Demonstration:
         self.profiles: dict[str, WorkloadProfile] = {}
         self.observations: list[Observation] = []
         self._promise: dict[str, float | str] | None = None
+        self._withdrawn = ""
 
     def run(self, on_profiles: Callable[[], None], on_model: Callable[[model_pb2.Model | None], None]) -> Outcome:
         """Go through all steps; the callbacks may print between them."""
@@ -175,6 +177,16 @@ class Demonstration:
         windows: dict[str, list[Window]] = {"cotenant": [], "kernel": []}
 
         def by_cotenant() -> None:
+            place_all()
+            if refused and self._promise is not None:
+                # the daemon keeps the agent's promise by refusing its neighbours; all four are to be placed, so the
+                # promise is taken back, and the report says so
+                self._withdrawn = next(iter(refused.values()))
+                self._promise = None
+                _release_all(client)
+                place_all()
+
+        def place_all() -> None:
             placements.clear()
             refused.clear()
             for name in KINDS:
@@ -213,6 +225,7 @@ class Demonstration:
             bound_tbt_ms=solo_tbt_ms * PROMISE,
             model=model,
             refused=refused,
+            withdrawn=self._withdrawn,
             differences=differences(before, after),
             compared=str(before),
         )

@@ -142,6 +142,11 @@ def _promise(outcome: Outcome) -> list[str]:
     if math.isnan(outcome.bound_tbt_ms):
         return ["agent's promise: none was made, its time between tokens alone is unknown"]
     lines = []
+    if outcome.withdrawn:
+        lines.append(
+            f"agent's promise was taken back so that all four could be placed; with it the daemon refused: "
+            f"{outcome.withdrawn}"
+        )
     for setting, title in (("cotenant", "placed"), ("kernel", "kernel's own placement")):
         middle, tail = outcome.tbt_ms.get(setting, (math.nan, math.nan))
         found = "not measurable"
@@ -173,6 +178,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         },
         "promised_median_time_between_tokens_ms": _known(outcome.bound_tbt_ms),
         "refused": outcome.refused,
+        "promise_taken_back_because": outcome.withdrawn or None,
         "verdict": verdict(outcome),
         "differences_after_release": outcome.differences,
     }

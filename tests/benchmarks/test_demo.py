@@ -33,6 +33,7 @@ OUTCOME = Outcome(
     bound_tbt_ms=19.0,
     model=None,
     refused={},
+    withdrawn="",
     differences=[],
     compared="",
 )
@@ -58,6 +59,12 @@ def test_rounds_are_compared_by_number_when_one_is_missing() -> None:
     kernel = {**SAME, "agent": Ratio(rounds=(float("nan"), 3.2, 1.4))}
 
     assert (2.0, 1.0) == gain(replace(OUTCOME, measured={"cotenant": SAME, "kernel": kernel}), "agent").values
+
+
+def test_a_promise_taken_back_is_said_with_the_daemon_s_reason() -> None:
+    said = verdict(replace(OUTCOME, withdrawn="no place for 'cpu'"))
+
+    assert any("taken back" in line and "no place for 'cpu'" in line for line in said)
 
 
 def test_a_broken_promise_is_said() -> None:
