@@ -33,6 +33,7 @@ SUITES = (
             "tests/isolation/test_host_kernel.py",
         ),
     ),
+    Suite("resctrl rules and groups", ("tests/isolation/test_resctrl_contract.py",)),
     Suite("a placement from end to end, 2 NUMA nodes", ("tests/vm/test_place.py",)),
     Suite(
         "the daemon as its users meet it",

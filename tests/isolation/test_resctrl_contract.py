@@ -1,0 +1,296 @@
+"""The fake resctrl and the real one obey the same rules, and our groups work on both alike."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from isolation.errors import OutOfClosids, ResctrlBusy
+from isolation.kernelfs import HOST_FILES, KernelFiles
+from isolation.process import ThreadId, threads
+from isolation.resctrl import ResctrlGroups
+from isolation.resctrl_files import ResctrlFiles
+from isolation.resctrl_info import ResctrlInfo, find_resctrl, read_resctrl
+from isolation.resctrl_lock import HOST_LOCKS, FolderLocks
+from isolation.resctrl_mask import WayMask
+from isolation.resctrl_schemata import Schemata
+from isolation.steps import Steps
+from tests.fakes.children import real_process
+from tests.fakes.resctrl import RESCTRL, FakeResctrl
+
+PREFIX = f"cotenant-rt{os.getpid()}"
+
+
+class World:
+    """One resctrl; every group with our prefix in its name goes at the end."""
+
+    def __init__(self, stack: ExitStack, *, fake: FakeResctrl | None) -> None:
+        self._stack = stack
+        self._fake = fake
+        self.mount = RESCTRL
+        self.files: KernelFiles = fake or HOST_FILES
+        self.locks: FolderLocks = fake or HOST_LOCKS
+        self.info = fake.info if fake else _real_info()
+        self.groups = ResctrlGroups(self.mount, self.info, files=self.files, locks=self.locks, prefix=PREFIX)
+        self.verbs = ResctrlFiles(self.mount, files=self.files, locks=self.locks)
+        stack.callback(self._clean)
+
+    def spawn(self, count: int) -> int:
+        if self._fake:
+            return self._fake.spawn(threads=count)
+        return self._stack.enter_context(real_process(threads=count))
+
+    def path(self, name: str, file: str = "") -> str:
+        return "/".join(filter(None, (self.mount, f"{PREFIX}-{name}", file)))
+
+    def read(self, name: str, file: str) -> str:
+        return self.files.read(self.path(name, file))
+
+    def tids(self, pid: int) -> set[int]:
+        return {one.tid for one in threads(pid, files=self.files)}
+
+    def living(self, *pids: int) -> Callable[[], tuple[ThreadId, ...]]:
+        return lambda: tuple(one for pid in pids for one in threads(pid, files=self.files))
+
+    @property
+    def domain(self) -> int:
+        return self.info.caches[0].domains[-1]
+
+    def ways(self, count: int) -> Schemata:
+        return Schemata.of({"L3": {self.domain: WayMask.run(0, count)}})
+
+    def _clean(self) -> None:
+        for name in self.files.folders(self.mount):
+            if PREFIX in name:
+                self.files.rmdir(f"{self.mount}/{name}")
+
+
+def _real_info() -> ResctrlInfo:
+    mount = find_resctrl()
+    if mount is None or not os.access(mount.path, os.W_OK) or str(mount.path) != RESCTRL:
+        pytest.skip(f"needs root and a writable resctrl at {RESCTRL}")
+    found = read_resctrl(mount.path, mount.options)
+    if found.cache("L3") is None or found.bandwidth() is None:
+        pytest.skip("needs control of L3 and MB, without CDP")
+    return found
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    with ExitStack() as stack:
+        yield World(stack, fake=FakeResctrl() if request.param == "fake" else None)
+
+
+def code_of(act: Callable[[], object]) -> str:
+    try:
+        act()
+    except OSError as cause:
+        return errno.errorcode[cause.errno or 0]
+    return "no error"
+
+
+# --- the kernel's rules ----------------------------------------------------------------------------
+
+
+def test_a_new_group_has_its_files_and_may_use_something_of_each(world: World) -> None:
+    world.files.mkdir(world.path("new"))
+    schemata = Schemata.parse(world.read("new", "schemata"))
+
+    assert world.read("new", "tasks") == ""
+    assert world.info.misfits(schemata) == ()
+    assert set(schemata.domains("L3")) == set(world.info.caches[0].domains)
+    assert set(schemata.domains("MB").values()) == {100}
+    assert code_of(lambda: world.files.mkdir(world.path("new"))) == "EEXIST"
+    assert code_of(lambda: world.files.mkdir(world.path("new", "deeper"))) == "EPERM"
+    assert code_of(lambda: world.files.rmdir(world.path("absent"))) == "ENOENT"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("L3:DOMAIN=3\n", "no error"),
+        ("L3:DOMAIN=3", "EINVAL"),  # not ended
+        ("L3:DOMAIN=5\n", "EINVAL"),  # a gap
+        ("L3:DOMAIN=0\n", "EINVAL"),
+        ("L3:DOMAIN=fffffff\n", "EINVAL"),
+        ("L3:999=3\n", "EINVAL"),
+        ("L3:DOMAIN\n", "EINVAL"),
+        ("L3:DOMAIN=x\n", "EINVAL"),
+        ("L9:DOMAIN=3\n", "EINVAL"),
+        ("MB:DOMAIN=50\n", "no error"),
+        ("MB:DOMAIN=101\n", "EINVAL"),
+        ("MB:DOMAIN=1\n", "EINVAL"),
+        ("L3:DOMAIN=3\nMB:DOMAIN=500\n", "EINVAL"),
+    ],
+)
+def test_a_wrong_text_is_refused_and_changes_nothing(world: World, text: str, code: str) -> None:
+    world.files.mkdir(world.path("one"))
+    before = world.read("one", "schemata")
+    text = text.replace("DOMAIN", str(world.domain))
+
+    assert code_of(lambda: world.files.write(world.path("one", "schemata"), text)) == code
+    assert (world.read("one", "schemata") == before) is (code != "no error")
+
+
+def test_bandwidth_is_rounded_up_and_what_is_not_named_stays(world: World) -> None:
+    world.files.mkdir(world.path("one"))
+    world.files.write(world.path("one", "schemata"), f"L3:{world.domain}=3\n")
+    world.files.write(world.path("one", "schemata"), f"MB:{world.domain}=41\n")
+    found = Schemata.parse(world.read("one", "schemata"))
+    control = world.info.bandwidth()
+
+    assert control is not None
+    assert found.domains("MB")[world.domain] == control.rounded(41) > 41
+    assert found.domains("L3")[world.domain] == WayMask(3)
+    assert found.domains("MB")[world.info.caches[0].domains[0]] == 100
+
+
+def test_an_unknown_domain_is_refused_without_a_word(world: World) -> None:
+    world.files.mkdir(world.path("one"))
+    world.files.write(world.path("one", "schemata"), f"L3:{world.domain}=3\n")
+
+    assert code_of(lambda: world.files.write(world.path("one", "schemata"), "L3:999=3\n")) == "EINVAL"
+    assert world.files.read(f"{world.mount}/info/last_cmd_status").strip() == "ok"
+
+
+def test_a_text_without_its_end_leaves_the_words_about_an_earlier_command(world: World) -> None:
+    world.files.mkdir(world.path("one"))
+    path, status = world.path("one", "schemata"), f"{world.mount}/info/last_cmd_status"
+    assert code_of(lambda: world.files.write(path, "L9:0=3\n")) == "EINVAL"
+    told = world.files.read(status)
+
+    assert code_of(lambda: world.files.write(path, f"L3:{world.domain}=3")) == "EINVAL"
+    assert world.files.read(status) == told != "ok\n"
+
+
+def test_a_task_is_a_thread_in_any_base_and_the_dead_are_no_task(world: World) -> None:
+    pid = world.spawn(3)
+    world.files.mkdir(world.path("one"))
+    tasks = world.path("one", "tasks")
+    world.files.write(tasks, f" {hex(pid)} ")
+
+    assert world.read("one", "tasks").split() == [str(pid)]
+    assert code_of(lambda: world.files.write(tasks, "4000000")) == "ESRCH"
+    assert code_of(lambda: world.files.write(tasks, "-5")) == "EINVAL"
+    assert code_of(lambda: world.files.write(tasks, "nobody")) == "EINVAL"
+    assert code_of(lambda: world.files.write(tasks, "0" * 4096 + "1")) == "E2BIG"
+
+
+def test_removing_a_group_with_tasks_is_not_refused(world: World) -> None:
+    pid = world.spawn(1)
+    world.files.mkdir(world.path("one"))
+    world.files.write(world.path("one", "tasks"), str(pid))
+    world.files.rmdir(world.path("one"))
+
+    assert str(pid) in world.files.read(f"{world.mount}/tasks").split()
+
+
+def test_a_monitoring_group_takes_tasks_of_its_own_control_group_only(world: World) -> None:
+    pid, stranger = world.spawn(1), world.spawn(1)
+    world.files.mkdir(world.path("one"))
+    world.files.mkdir(world.path("one", "mon_groups/inner"))
+    world.files.write(world.path("one", "tasks"), str(pid))
+    inner = world.path("one", "mon_groups/inner/tasks")
+    world.files.write(inner, str(pid))
+
+    assert code_of(lambda: world.files.write(inner, str(stranger))) == "EINVAL"
+    assert world.read("one", "tasks").split() == [str(pid)]
+    assert world.verbs.whereabouts()[pid] == f"{PREFIX}-one/mon_groups/inner"
+
+
+# --- our groups ------------------------------------------------------------------------------------
+
+
+def test_a_placement_holds_every_thread_and_release_leaves_nothing(world: World) -> None:
+    pid = world.spawn(6)
+    schemata = world.files.read(f"{world.mount}/schemata")
+    wish = world.ways(3).updated(Schemata.of({"MB": {world.domain: 41}}))
+    undo = world.groups.snapshot("web", world.living(pid))
+    applied = world.groups.place(world.living(pid), wish, undo, Steps())
+
+    assert applied.complete
+    assert applied.threads == 6
+    assert set(world.groups.members("web")) == world.tids(pid)
+    assert world.groups.verify(world.living(pid), wish, undo) == ()
+    assert world.groups.place(world.living(pid), wish, undo, Steps()).writes == 0
+    for _ in range(2):
+        released = world.groups.release(undo, world.living(pid))
+        assert (released.restored, released.left_over) == (6, ())
+    assert world.groups.names() == ()
+    assert world.tids(pid) <= set(map(int, world.files.read(f"{world.mount}/tasks").split()))
+    assert world.files.read(f"{world.mount}/schemata") == schemata
+
+
+def test_threads_go_back_to_the_foreign_and_monitoring_groups_they_came_from(world: World) -> None:
+    pid = world.spawn(2)
+    leader, other = sorted(world.tids(pid))
+    foreign = f"foreign-{PREFIX}"
+    world.files.mkdir(f"{world.mount}/{foreign}")
+    world.verbs.attach(foreign, leader)
+    world.files.mkdir(f"{world.mount}/{foreign}/mon_groups/inner")
+    world.verbs.attach(f"{foreign}/mon_groups/inner", other)
+    before = world.verbs.whereabouts()
+    undo = world.groups.snapshot("web", world.living(pid))
+    world.groups.place(world.living(pid), world.ways(2), undo, Steps())
+    world.groups.release(undo, world.living(pid))
+
+    assert world.verbs.whereabouts() == before == {leader: foreign, other: f"{foreign}/mon_groups/inner"}
+
+
+def test_fault_46_as_many_groups_as_there_are_classes_then_out_of_closids(world: World) -> None:
+    pid = world.spawn(1)
+    left = world.groups.closids_left
+    for number in range(left):
+        world.files.mkdir(world.path(f"filler{number}"))
+    undo = world.groups.snapshot("web", world.living(pid))
+    with pytest.raises(OutOfClosids, match="share one, or go without"):
+        world.groups.place(world.living(pid), world.ways(2), undo, Steps())
+
+    assert world.groups.closids_left == 0
+    assert len(world.groups.names()) == left > 1
+
+
+def test_two_workloads_share_a_group_until_the_second_leaves(world: World) -> None:
+    first, second = world.spawn(2), world.spawn(2)
+    undos = [world.groups.snapshot("web", world.living(pid)) for pid in (first, second)]
+    for undo, pid in zip(undos, (first, second), strict=True):
+        world.groups.place(world.living(pid), world.ways(2), undo, Steps())
+    world.groups.release(undos[0], world.living(first), shared=True)
+    alone = set(world.groups.members("web"))
+    world.groups.release(undos[1], world.living(second))
+
+    assert alone == world.tids(second)
+    assert world.groups.names() == ()
+
+
+def test_a_change_of_several_groups_ends_as_wished(world: World) -> None:
+    pids = [world.spawn(1), world.spawn(1)]
+    for name, pid, ways in zip(("a", "b"), pids, (WayMask.run(0, 3), WayMask.run(3, 3)), strict=True):
+        undo = world.groups.snapshot(name, world.living(pid))
+        world.groups.place(world.living(pid), Schemata.of({"L3": {world.domain: ways}}), undo, Steps())
+    wishes = {
+        "a": Schemata.of({"L3": {world.domain: WayMask.run(0, 5)}}),
+        "b": Schemata.of({"L3": {world.domain: WayMask.run(5, 1)}}),
+    }
+    world.groups.reshape(wishes, Steps())
+
+    for name, wish in wishes.items():
+        assert wish.missing_in(world.groups.schemata(name), world.info.rounding) == ()
+
+
+def test_fault_56_a_lock_held_by_another_is_waited_for_two_seconds(tmp_path: Path) -> None:
+    verbs = ResctrlFiles(str(tmp_path), files=HOST_FILES, locks=HOST_LOCKS)
+    (tmp_path / "schemata").write_text("", encoding="utf-8")
+    with (
+        HOST_LOCKS.held(str(tmp_path), 0.0),
+        pytest.raises(ResctrlBusy, match="lsof"),
+        verbs.locked(),
+    ):
+        pytest.fail("the lock was given twice")
+    with verbs.locked():
+        assert verbs.exists("")
