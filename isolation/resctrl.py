@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +11,7 @@ from isolation.cgroup import FAMILY_NAME, check_name
 from isolation.errors import ApplyFailed, IsolationError, ResctrlRefused, ResctrlVanished, SpecInvalid
 from isolation.kernelfs import KernelFiles
 from isolation.process import ThreadId, read_stat, read_status
-from isolation.resctrl_files import DEFAULT, ResctrlFiles
+from isolation.resctrl_files import DEFAULT, ResctrlFiles, control_of
 from isolation.resctrl_info import ResctrlInfo
 from isolation.resctrl_lock import FolderLocks
 from isolation.resctrl_mask import WayMask
@@ -142,7 +143,7 @@ class ResctrlGroups:
         """
         try:
             with self._resctrl.locked():
-                left_over = self._empty(undo, threads, shared=shared)
+                left_over = self._empty(undo, threads)
                 if not shared:
                     left_over += self._remove(undo.group)
                 where = self._resctrl.whereabouts()
@@ -247,7 +248,7 @@ class ResctrlGroups:
 
     def _discard(self, undo: ResctrlUndo, threads: ThreadsNow) -> None:
         """Take back the making of a group; threads born in it since then leave it first."""
-        if left_over := [*self._empty(undo, threads, shared=False), *self._remove(undo.group)]:
+        if left_over := [*self._empty(undo, threads), *self._remove(undo.group)]:
             raise ApplyFailed("; ".join(left_over))
 
     def _remove(self, group: str) -> list[str]:
@@ -262,29 +263,43 @@ class ResctrlGroups:
             return [str(cause)]
         return [f"resctrl group {group!r} is still there after its removal"] if self._resctrl.exists(group) else []
 
-    def _empty(self, undo: ResctrlUndo, threads: ThreadsNow, *, shared: bool) -> list[str]:
+    def _empty(self, undo: ResctrlUndo, threads: ThreadsNow) -> list[str]:
         """Send the workload's threads home; return a sentence for each that could not go to its own home."""
-        left_over: dict[str, None] = {}
+        told: dict[int, str] = {}
         earlier: dict[int, str] = {}
         for _ in range(_PASSES):
-            homes = self._lost_homes(undo) if not self._resctrl.exists(undo.group) else self._homes(undo, threads)
+            homes = self._strayed(undo)
+            if self._resctrl.exists(undo.group):
+                homes |= self._homes(undo, threads)
             if not homes or homes == earlier:  # done, or nobody moved: trying again would not help
                 break
             earlier = homes
             for tid, home in homes.items():
-                left_over.update((told, None) for told in self._send_home(tid, home))
+                told[tid] = self._send_home(tid, home)
         else:
-            left_over[f"resctrl group {undo.group!r} gets new threads faster than they can leave it"] = None
-        if not shared and earlier and self._resctrl.exists(undo.group):
-            stuck = sorted(earlier.keys() & self._resctrl.tasks(undo.group))
-            left_over.update((f"thread {tid} is still in resctrl group {undo.group!r}", None) for tid in stuck)
-        return list(left_over)
+            return [f"resctrl group {undo.group!r} gets new threads faster than they can leave it"]
+        for tid, home in homes.items():
+            told[tid] = told[tid] or f"thread {tid} went back to resctrl group {home!r} and is not there"
+        return list(filter(None, told.values()))
 
-    def _lost_homes(self, undo: ResctrlUndo) -> dict[int, str]:
-        """Return the homes of threads that fell to the default group when somebody removed ours."""
-        strayed = [one for one in undo.threads if one.group != DEFAULT and self._is_same(one)]
-        where = self._resctrl.whereabouts() if strayed else {}
-        return {one.tid: one.group for one in strayed if one.tid not in where}
+    def _strayed(self, undo: ResctrlUndo) -> dict[int, str]:
+        """Return the homes of threads that are neither in our group nor home.
+
+        They fell to the default group when somebody removed ours, or came no farther than to the control group above
+        their monitoring group. Where others put a thread, it stays.
+        """
+        guests = [one for one in undo.threads if one.group != DEFAULT and self._is_same(one)]
+        if not guests:
+            return {}
+        where = self._resctrl.whereabouts()
+        fallen = not self._resctrl.exists(undo.group)
+        found = {}
+        for one in guests:
+            now = where.get(one.tid, DEFAULT)
+            halfway = now != one.group and now == control_of(one.group)
+            if halfway or (fallen and now == DEFAULT and self._resctrl.exists(control_of(one.group))):
+                found[one.tid] = one.group
+        return found
 
     def _homes(self, undo: ResctrlUndo, threads: ThreadsNow) -> dict[int, str]:
         """Return where each thread of the workload in our group came from; strangers are left out."""
@@ -315,21 +330,20 @@ class ResctrlGroups:
             pid = 0 if stat is None else stat.ppid
         return None
 
-    def _send_home(self, tid: int, home: str) -> list[str]:
+    def _send_home(self, tid: int, home: str) -> str:
+        """Put a thread where it was, or else into the default group; return a sentence if it is not home."""
         try:
             self._resctrl.attach(home, tid)
         except ProcessLookupError:
-            return []
+            return ""
         except ResctrlVanished as cause:
             self._resctrl.check_mounted()
-            try:
-                self._resctrl.attach(DEFAULT, tid)
-            except ProcessLookupError:
-                return []
-            return [f"thread {tid} could not go back to {home!r} and is in the default group now ({cause})"]
+            with suppress(ProcessLookupError):
+                self._resctrl.attach(control_of(home) if self._resctrl.exists(control_of(home)) else DEFAULT, tid)
+            return f"thread {tid} could not go back to resctrl group {home!r}: {cause}"
         except ApplyFailed as cause:
-            return [str(cause)]
-        return []
+            return str(cause)
+        return ""
 
     def _is_same(self, thread: ThreadId | ThreadHome) -> bool:
         """Tell whether the tid is still that very thread, alive."""

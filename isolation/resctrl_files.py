@@ -135,8 +135,7 @@ class ResctrlFiles:
         """Move one thread in, and into the monitoring group if that is meant; raises ProcessLookupError if it ended."""
         if tid < 1:
             raise ValueError(f"BUG: tid {tid} must not be written: the kernel would take the writer itself")
-        control, monitoring, _ = group.partition("mon_groups/")
-        for one in (control.rstrip("/"), group) if monitoring else (group,):
+        for one in dict.fromkeys((control_of(group), group)):
             try:
                 self._files.write(self._path(one, "tasks"), str(tid))
             except ProcessLookupError:
@@ -195,3 +194,9 @@ class ResctrlFiles:
 
     def _path(self, group: str, name: str = "") -> str:
         return "/".join(filter(None, (self.mount, group, name)))
+
+
+def control_of(group: str) -> str:
+    """Return the control group that a group is, or lies in for monitoring."""
+    control, monitoring, _ = group.partition("mon_groups/")
+    return control.rstrip("/") if monitoring else group

@@ -147,6 +147,8 @@ class FakeResctrl(FakeKernel):
             raise self._error(errno.E2BIG, path)
         if self._pretended(path):
             return
+        if not self._known(group):  # it went meanwhile
+            raise self._error(errno.ENOENT, path)
         match name:
             case "tasks":
                 self._attach(path, group, text, whole=False)
@@ -162,23 +164,16 @@ class FakeResctrl(FakeKernel):
             return
         group = path.removeprefix(RESCTRL).strip("/")
         parent, _, name = group.rpartition("/")
-        if not self.mounted:
-            raise self._error(errno.EPERM, path)
-        if self._known(group):
-            raise self._error(errno.EEXIST, path)
-        monitors = parent == "mon_groups" or parent.endswith("/mon_groups")
-        if parent and not (monitors and self._known(_control(parent))):
-            raise self._error(errno.EPERM if self._known(parent) else errno.ENOENT, path)
-        if "\n" in name:
-            raise self._error(errno.EINVAL, path)
+        self._check_new(path, group)
         if self._pretended(path):
             return
+        self._check_new(path, group)  # the world may have moved meanwhile
         if not parent and len(self.classes) >= self.closids:
             raise self._refusal(errno.ENOSPC, path, "Out of CLOSIDs")
         if self.limbo or len(self.classes) + sum(len(one.monitors) for one in self.classes.values()) >= self.rmids:
             raise self._refusal(errno.EBUSY if self.limbo else errno.ENOSPC, path, "Out of RMIDs")
         self.last_status = "ok"
-        if monitors:
+        if parent:
             self.classes[_control(parent)].monitors.add(name)
         else:
             self.classes[name] = FakeClass(self._initial())
@@ -240,6 +235,17 @@ class FakeResctrl(FakeKernel):
         self.where.pop(tid, None)
         if group:
             self.where[tid] = group
+
+    def _check_new(self, path: str, group: str) -> None:
+        parent, _, name = group.rpartition("/")
+        if not self.mounted:
+            raise self._error(errno.EPERM, path)
+        if self._known(group):
+            raise self._error(errno.EEXIST, path)
+        if parent and not (parent.endswith("mon_groups") and self._known(_control(parent))):
+            raise self._error(errno.EPERM if self._known(parent) else errno.ENOENT, path)
+        if "\n" in name:
+            raise self._error(errno.EINVAL, path)
 
     def _write_schemata(self, path: str, group: str, text: str) -> None:
         if not text.endswith("\n"):
