@@ -283,6 +283,42 @@ def test_a_change_of_several_groups_ends_as_wished(world: World) -> None:
         assert wish.missing_in(world.groups.schemata(name), world.info.rounding) == ()
 
 
+def test_fault_51_a_foreign_edit_and_a_moved_thread_are_seen_and_repaired(world: World) -> None:
+    pid = world.spawn(3)
+    undo = world.groups.snapshot("web", world.living(pid))
+    world.groups.place(world.living(pid), world.ways(3), undo, Steps())
+    world.files.write(world.path("web", "schemata"), f"L3:{world.domain}=6\n")
+    world.files.write(f"{world.mount}/tasks", str(pid))
+    drifts = world.groups.verify(world.living(pid), world.ways(3), undo)
+
+    assert [drift.tid for drift in drifts] == [None, pid]
+    assert world.groups.place(world.living(pid), world.ways(3), undo, Steps()).writes == 2
+    assert world.groups.verify(world.living(pid), world.ways(3), undo) == ()
+
+
+def test_fault_55_our_group_removed_is_seen_and_made_again(world: World) -> None:
+    pid = world.spawn(3)
+    undo = world.groups.snapshot("web", world.living(pid))
+    world.groups.place(world.living(pid), world.ways(3), undo, Steps())
+    world.files.rmdir(world.path("web"))
+
+    assert "removed the group" in world.groups.verify(world.living(pid), world.ways(3), undo)[0].found
+    assert world.groups.place(world.living(pid), world.ways(3), undo, Steps()).threads == 3
+    world.files.rmdir(world.path("web"))
+    assert world.groups.release(undo, world.living(pid)).left_over == ()
+
+
+def test_a_placement_taken_back_leaves_every_thread_where_it_was(world: World) -> None:
+    pid = world.spawn(3)
+    before = world.verbs.whereabouts(), world.verbs.groups()
+    steps = Steps()
+    undo = world.groups.snapshot("web", world.living(pid))
+    world.groups.place(world.living(pid), world.ways(3), undo, steps)
+
+    assert steps.undo_all() == ()
+    assert (world.verbs.whereabouts(), world.verbs.groups()) == before
+
+
 def test_fault_56_a_lock_held_by_another_is_waited_for_two_seconds(tmp_path: Path) -> None:
     verbs = ResctrlFiles(str(tmp_path), files=HOST_FILES, locks=HOST_LOCKS)
     (tmp_path / "schemata").write_text("", encoding="utf-8")
