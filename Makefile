@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # llama-cpp-python is compiled for this very CPU, so the cache is keyed by what the CPU can do.
 CPU_KEY := $(shell { grep -m1 -E '^(flags|Features)' /proc/cpuinfo; uname -m; $(PYTHON) -V; } 2>/dev/null | sha256sum | cut -c1-12)
 WHEELS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cotenant/wheels/$(CPU_KEY)
-LLAMA_LOCK := $(shell sha256sum requirements/llama.txt | cut -c1-12)
+LLAMA_LOCK := $(shell cat requirements/llama.txt requirements/llama-build.txt | sha256sum | cut -c1-12)
 PROTOS := $(wildcard proto/cotenant/v1/*.proto)
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
@@ -85,7 +85,8 @@ $(VENV)/dev.done: requirements/dev.txt pyproject.toml | python-present
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(WHEELS)/$(LLAMA_LOCK)/done: requirements/llama.txt requirements/llama-build.txt | python-present compiler-present
+# The folder is named by the lock's hash, so the lock's time must not count: every fresh clone would compile again.
+$(WHEELS)/$(LLAMA_LOCK)/done: | requirements/llama.txt requirements/llama-build.txt python-present compiler-present
 	@echo "Compiling llama-cpp-python for this CPU: about five minutes, once per machine ..."
 	@mkdir -p $(@D)
 	rm -rf $(@D)/venv && $(PYTHON) -m venv $(@D)/venv
