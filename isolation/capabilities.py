@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from isolation.cgroup import CpusetHierarchy, find_hierarchy
 from isolation.cpuset import CpuSet
 from isolation.errors import ResctrlUnreadable, TopologyUnreadable
 from isolation.kernelfs import HOST_FILES
+from isolation.perf import perf_event_open
 from isolation.resctrl_info import (
     BandwidthControl,
     BandwidthUnit,
@@ -27,7 +26,6 @@ from isolation.resctrl_info import (
 from isolation.sysfs import read_field, read_text
 from isolation.topology import Topology, read_topology
 
-_PERF_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
 _HARDWARE, _SOFTWARE = 0, 1  # perf_event types, include/uapi/linux/perf_event.h
 _INSTRUCTIONS, _TASK_CLOCK = 1, 1
 _ATTR_BYTES = 64  # PERF_ATTR_SIZE_VER0: every kernel takes it
@@ -255,20 +253,15 @@ def _perf_detail(code: int | None) -> str:
 
 def _perf_open(kind: int, config: int) -> int:
     """Open and close one counter of our own thread; return 0 or the error number."""
-    number = _PERF_OPEN.get(platform.machine())
-    if number is None:
-        return errno.ENOSYS
     attributes = bytearray(_ATTR_BYTES)
     attributes[0:4] = kind.to_bytes(4, "little")
     attributes[4:8] = _ATTR_BYTES.to_bytes(4, "little")
     attributes[8:16] = config.to_bytes(8, "little")
     attributes[40:48] = _EXCLUDE_KERNEL.to_bytes(8, "little")
-    library = ctypes.CDLL(None, use_errno=True)
-    buffer = (ctypes.c_char * _ATTR_BYTES).from_buffer(attributes)
-    descriptor = library.syscall(ctypes.c_long(number), buffer, 0, -1, -1, ctypes.c_ulong(0))
-    if descriptor < 0:
-        return ctypes.get_errno()
-    os.close(descriptor)
+    try:
+        os.close(perf_event_open(bytes(attributes)))
+    except OSError as error:
+        return error.errno or errno.EIO
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Hardware and software counters of threads through perf_event_open, by ctypes: there is no wrapper in libc.
+"""Hardware and software counters of threads through perf_event_open.
 
 Counters of one thread form one group, scheduled as a unit, so ratios inside it are honest even when the kernel
 multiplexes. Threads born after opening are not counted.
@@ -17,11 +17,10 @@ from enum import Enum
 from types import TracebackType
 from typing import Self
 
+from isolation.perf import SYSCALL_NUMBERS, perf_event_open
 from profiler.errors import CountersUnavailable
 from profiler.records import PROFILE_FEATURES, Feature, Source
 
-_SYSCALL = {"x86_64": 298, "aarch64": 241}
-_FLAG_CLOEXEC = 8  # PERF_FLAG_FD_CLOEXEC
 _FORMAT = 1 | 2 | 8  # total time enabled, total time running, group
 _ATTR_BYTES = 112  # PERF_ATTR_SIZE_VER5
 _DISABLED, _EXCLUDE_KERNEL, _EXCLUDE_HV = 1 << 0, 1 << 5, 1 << 6
@@ -113,27 +112,16 @@ class Counters:
 
 
 def _open(event: Event, thread_id: int, leader: int) -> int:
-    number = _SYSCALL.get(platform.machine())
-    if number is None:
+    if platform.machine() not in SYSCALL_NUMBERS:
         raise CountersUnavailable(f"{event.name}: the system call's number on {platform.machine()} is not known here")
     kind, config = event.value
     flags = (_DISABLED if leader < 0 else 0) | _EXCLUDE_HV | (_EXCLUDE_KERNEL if os.geteuid() else 0)
     head = struct.pack("=IIQQQQQ", kind, _ATTR_BYTES, config, 0, 0, _FORMAT, flags)
-    attributes = ctypes.create_string_buffer(head.ljust(_ATTR_BYTES, b"\0"), _ATTR_BYTES)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
-    descriptor = libc.syscall(
-        ctypes.c_long(number),
-        attributes,
-        ctypes.c_int(thread_id),
-        ctypes.c_int(-1),
-        ctypes.c_int(leader),
-        ctypes.c_ulong(_FLAG_CLOEXEC),
-    )
-    if descriptor < 0:
-        code = ctypes.get_errno()
-        raise CountersUnavailable(f"{event.name} of thread {thread_id}: {_REASONS.get(code, os.strerror(code))}")
-    return int(descriptor)
+    try:
+        return perf_event_open(head.ljust(_ATTR_BYTES, b"\0"), thread_id=thread_id, leader=leader)
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror)
+        raise CountersUnavailable(f"{event.name} of thread {thread_id}: {reason}") from error
 
 
 def _enable(descriptor: int) -> None:

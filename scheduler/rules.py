@@ -14,10 +14,10 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from profiler.files import is_name
 from profiler.records import PROFILE_FEATURES
 from scheduler.errors import RequestInvalid, Violation
 
-NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 _TOKEN_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 _LARGEST_COUNT = 1000
 
@@ -44,9 +44,9 @@ def _exact(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
-def text(pattern: re.Pattern[str], allowed: str) -> Check:
-    """Accept text that matches as a whole."""
-    return lambda value: None if pattern.fullmatch(value) else f"{_shown(value)} is not allowed; allowed: {allowed}"
+def text(fits: Callable[[str], object], allowed: str) -> Check:
+    """Accept text that fits."""
+    return lambda value: None if fits(value) else f"{_shown(value)} is not allowed; allowed: {allowed}"
 
 
 def prose(longest: int) -> Check:
@@ -97,8 +97,8 @@ def _one_of(*allowed: str) -> Check:
     return lambda value: None if value in allowed else f"{_shown(value)} is not one of {', '.join(allowed)}"
 
 
-_name = text(NAME_PATTERN, "1 to 63 of a-z, 0-9, '.', '_', '-', beginning with a letter or digit")
-_token = text(_TOKEN_PATTERN, "1 to 128 of letters, digits, '.', '_', ':', '-'")
+_name = text(is_name, "1 to 63 of a-z, 0-9, '.', '_', '-', beginning with a letter or digit")
+_token = text(_TOKEN_PATTERN.fullmatch, "1 to 128 of letters, digits, '.', '_', ':', '-'")
 _pid = number(1, 2**22, "(0 would mean the daemon itself)")
 _share = number(0, 1)
 _milliseconds = number(0.001, 3_600_000, "ms")  # a bound of next to nothing would overflow what is made of it

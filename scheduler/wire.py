@@ -176,8 +176,13 @@ def profile_to(profile: WorkloadProfile) -> profile_pb2.Profile:
 
 def prediction_to(one: PredictedSlowdown) -> placement_pb2.Prediction:
     """Translate one predicted slowdown."""
+    return estimate_to(one.workload, one)
+
+
+def estimate_to(workload: str, one: PredictedSlowdown | SlowdownEstimate) -> placement_pb2.Prediction:
+    """Translate what is predicted for a workload, of all its neighbours or of one pair."""
     return placement_pb2.Prediction(
-        workload=one.workload,
+        workload=workload,
         slowdown=one.slowdown,
         lower=one.lower,
         upper=one.upper,
@@ -194,18 +199,6 @@ def _prediction_from(message: placement_pb2.Prediction) -> PredictedSlowdown:
         upper=message.upper,
         prior=message.prior,
         far_from_training=message.far_from_training,
-    )
-
-
-def estimate_to(workload: str, one: SlowdownEstimate) -> placement_pb2.Prediction:
-    """Translate a pair estimate."""
-    return placement_pb2.Prediction(
-        workload=workload,
-        slowdown=one.slowdown,
-        lower=one.lower,
-        upper=one.upper,
-        prior=one.prior,
-        far_from_training=one.far_from_training,
     )
 
 

@@ -37,7 +37,7 @@ SUITES = (
     Suite("a placement from end to end, 2 NUMA nodes", ("tests/vm/test_place.py",)),
     Suite(
         "the daemon as its users meet it",
-        ("tests/scheduler/test_daemon.py",),
+        ("tests/scheduler/test_daemon.py", "tests/scheduler/test_bad_input.py"),
         "(every_thread or graceful_stop) and cgroup or preview or bad_pids or ends_its_placement or stale_etag"
         " or names_and_pids or same_request",
     ),
