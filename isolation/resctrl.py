@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 from isolation.cgroup import FAMILY_NAME, check_name
@@ -17,28 +16,11 @@ from isolation.resctrl_lock import FolderLocks
 from isolation.resctrl_mask import WayMask
 from isolation.resctrl_schemata import Amount, Schemata
 from isolation.steps import Steps
-from isolation.undo import Applied, Drift, Released
+from isolation.undo import Applied, Drift, Released, ResctrlUndo, ThreadHome
 
 _PASSES = 10  #: as of the cpuset mover; what is outside then is reported as missed
 
 ThreadsNow = Callable[[], tuple[ThreadId, ...]]  #: lists the living threads of a workload, anew at each call
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ThreadHome:
-    """One thread, and the resctrl group it was in before we touched it."""
-
-    tid: int
-    starttime_ticks: int
-    group: str  #: folder below the mount; "" = the default group
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResctrlUndo:
-    """Everything needed to restore the exact earlier state; taken before the first write."""
-
-    group: str  #: ours, folder below the mount; it need not exist yet
-    threads: tuple[ThreadHome, ...] = ()
 
 
 class ResctrlGroups:

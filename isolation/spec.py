@@ -6,15 +6,47 @@ from dataclasses import dataclass
 
 from isolation.cpuset import CpuSet, NodeSet
 from isolation.errors import SpecInvalid
+from isolation.resctrl_mask import WayMask
 from isolation.topology import Topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class CacheWays:
+    """Ways of one last-level cache, for code and data alike."""
+
+    cache_id: int  #: resctrl's domain id (CacheDomain.kernel_id)
+    mask: WayMask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class MemoryBandwidth:
+    """A cap on memory bandwidth in one last-level cache domain, in one of two units that cannot be converted."""
+
+    cache_id: int
+    percent: int | None = None  #: of what the cores could ask for: Intel throttles, and promises no bytes
+    bytes_per_s: int | None = None  #: AMD, and Intel with the mount option mba_MBps
+
+    def __post_init__(self) -> None:
+        if (self.percent is None) == (self.bytes_per_s is None):
+            raise SpecInvalid(f"{self}: a bandwidth cap is either percent or bytes_per_s, exactly one of them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsolationSpec:
-    """CPUs and memory nodes for one workload; no mems = leave memory placement as it is."""
+    """CPUs, memory nodes, cache ways and bandwidth for one workload; what is not named stays as it is.
+
+    A last-level cache that is not named among several that are holds no restriction for the workload.
+    """
 
     cpus: CpuSet
     mems: NodeSet | None = None
+    cache_ways: tuple[CacheWays, ...] = ()
+    memory_bandwidth: tuple[MemoryBandwidth, ...] = ()
+
+    @property
+    def wants_class(self) -> bool:
+        """Whether it needs a class of service of its own: resctrl's word for a group with ways or bandwidth."""
+        return bool(self.cache_ways or self.memory_bandwidth)
 
     def check(self, topology: Topology) -> None:
         """Raise SpecInvalid if this host cannot hold it, naming field, value and what exists."""

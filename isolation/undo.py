@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from isolation.cpuset import CpuSet
 from isolation.process import ProcessIdentity
 
-#: 1: mechanism, group, threads, files.
-_SCHEMA_VERSION = 1
+#: 1: mechanism, group, threads, files. 2: resctrl.
+_SCHEMA_VERSION = 2
+_READABLE = frozenset({1, _SCHEMA_VERSION})
 
 
 class Mechanism(StrEnum):
@@ -44,6 +46,23 @@ class ThreadState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadHome:
+    """One thread, and the resctrl group it was in before we touched it."""
+
+    tid: int
+    starttime_ticks: int
+    group: str  #: folder below the mount; "" = the default group
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResctrlUndo:
+    """What resctrl held of the threads."""
+
+    group: str  #: ours, folder below the mount; it need not exist, and others with the same wish may use it too
+    threads: tuple[ThreadHome, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Undo:
     """Everything needed to restore the exact earlier state; taken before the first write."""
 
@@ -51,6 +70,7 @@ class Undo:
     group: str | None  #: our own group, path below the cpuset mount; it need not exist yet
     threads: tuple[ThreadState, ...] = ()
     files: tuple[tuple[str, str], ...] = ()  #: (path below the mount, earlier content) of a cgroup_path target
+    resctrl: ResctrlUndo | None = None  #: None = there was no resctrl we could use
 
     def to_json(self) -> str:
         """Write as one line for the journal."""
@@ -64,8 +84,8 @@ class Undo:
         try:
             record = json.loads(text)
             version = record["schema_version"]
-            if version != _SCHEMA_VERSION:
-                raise ValueError(f"schema_version {version!r} is not {_SCHEMA_VERSION}")
+            if version not in _READABLE:
+                raise ValueError(f"schema_version {version!r} is none of {sorted(_READABLE)}")
             return cls(
                 mechanism=Mechanism(record["mechanism"]),
                 group=record["group"],
@@ -73,9 +93,16 @@ class Undo:
                     ThreadState(**(state | {"cpus": CpuSet.parse(state["cpus"])})) for state in record["threads"]
                 ),
                 files=tuple((str(path), str(content)) for path, content in record["files"]),
+                resctrl=_resctrl_from(record.get("resctrl")),
             )
         except (ValueError, TypeError, KeyError, AttributeError) as cause:
             raise ValueError(f"undo record {text[:80]!r} cannot be read: {cause}") from cause
+
+
+def _resctrl_from(record: Any) -> ResctrlUndo | None:  # noqa: ANN401 - JSON
+    if record is None:
+        return None
+    return ResctrlUndo(group=record["group"], threads=tuple(ThreadHome(**one) for one in record["threads"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +114,7 @@ class Applied:
     missed: tuple[int, ...] = ()  #: tids found outside at the end: born faster than we could follow, or not permitted
     writes: int = 0  #: changes made to the kernel; 0 = it was so already
     mems_applied: bool = True  #: False = memory nodes were wished, which affinity alone cannot do
+    class_refused: str = ""  #: why there are no cache ways and bandwidth although they were wished
 
     @property
     def complete(self) -> bool:

@@ -51,7 +51,12 @@ class Held:
 
 def spec_of(decision: Decision) -> IsolationSpec:
     """Give the wish a decision stands for."""
-    return IsolationSpec(cpus=decision.cpus, mems=decision.mems)
+    return IsolationSpec(
+        cpus=decision.cpus,
+        mems=decision.mems,
+        cache_ways=decision.cache_ways,
+        memory_bandwidth=decision.memory_bandwidth,
+    )
 
 
 def outcome_of(placement: Placement, applied: Applied) -> Placement:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from isolation.cpuset import CpuSet, NodeSet
+from isolation.spec import CacheWays, MemoryBandwidth
 from profiler.records import WorkloadProfile
 
 
@@ -147,6 +148,8 @@ class Decision:
     fallback: str  #: why the model was not used; empty when it was
     best_effort: bool  #: a bound is predicted to be broken and the request allowed it
     engine_advice: EngineAdvice
+    cache_ways: tuple[CacheWays, ...] = ()  #: empty = all ways, like everybody else
+    memory_bandwidth: tuple[MemoryBandwidth, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,13 @@ from isolation.errors import (
     SpecInvalid,
 )
 from isolation.process import ThreadId, family, threads
-from isolation.resctrl import ResctrlGroups, ResctrlUndo
+from isolation.resctrl import ResctrlGroups
 from isolation.resctrl_files import ResctrlFiles
 from isolation.resctrl_mask import WayMask
 from isolation.resctrl_schemata import Schemata
 from isolation.resctrl_sharing import GroupChoice, Sharing, choose_group
 from isolation.steps import Steps
-from isolation.undo import Applied
+from isolation.undo import Applied, ResctrlUndo
 from tests.fakes.resctrl import RESCTRL, FakeResctrl
 
 OURS = f"{RESCTRL}/cotenant-web"
