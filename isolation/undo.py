@@ -99,7 +99,7 @@ class Undo:
             raise ValueError(f"undo record {text[:80]!r} cannot be read: {cause}") from cause
 
 
-def _resctrl_from(record: Any) -> ResctrlUndo | None:  # noqa: ANN401 - JSON
+def _resctrl_from(record: Any) -> ResctrlUndo | None:
     if record is None:
         return None
     return ResctrlUndo(group=record["group"], threads=tuple(ThreadHome(**one) for one in record["threads"]))
