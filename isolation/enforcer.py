@@ -6,6 +6,8 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple, assert_never
 
 from isolation.affinity import ThreadAffinity
@@ -19,6 +21,7 @@ from isolation.errors import (
     ProcessGone,
     ProcessRefused,
     ProcessReused,
+    SchemataRejected,
     SpecInvalid,
     UndoFailed,
 )
@@ -33,7 +36,9 @@ from isolation.kernelfs import (
 )
 from isolation.moving import Mover
 from isolation.own_group import OwnGroup
-from isolation.process import ProcessIdentity, read_stat, still
+from isolation.process import ProcessIdentity, ThreadId, read_stat, still
+from isolation.resctrl_info import ResctrlInfo
+from isolation.service_class import ServiceClasses, host_classes
 from isolation.spec import IsolationSpec
 from isolation.steps import Steps, explain
 from isolation.topology import Topology
@@ -62,9 +67,11 @@ class Enforcer:
         handles: ProcessHandles,
         hierarchy: CpusetHierarchy | None,
         mechanism: Mechanism,
+        classes: ServiceClasses | None = None,
         prefix: str = "cotenant",
         proc_root: str = "/proc",
     ) -> None:
+        """Without `classes` there are no cache ways and no bandwidth; they need cgroups as well."""
         self.mechanism = mechanism
         self._topology = topology
         self._files = files
@@ -73,6 +80,7 @@ class Enforcer:
         self._affinity = ThreadAffinity(files=files, affinity=affinity, proc_root=proc_root)
         self._own: OwnGroup | None = None
         self._existing: ExistingGroup | None = None
+        self._classes = None if mechanism is Mechanism.AFFINITY else classes
         if mechanism is not Mechanism.AFFINITY:
             if hierarchy is None or hierarchy.version != (1 if mechanism is Mechanism.CGROUP_V1 else 2):
                 raise MechanismMissing(f"{mechanism} needs a cpuset hierarchy of that version; found {hierarchy}")
@@ -109,16 +117,26 @@ class Enforcer:
             handles=HOST_HANDLES,
             hierarchy=hierarchy if usable else None,
             mechanism=mechanism or found,
+            classes=host_classes(prefix),
             prefix=prefix,
         )
+
+    def controls(self) -> ResctrlInfo | None:
+        """Return what resctrl offers now; None = it is not mounted, or not ours to write."""
+        return self._classes.controls() if self._classes else None
 
     def snapshot(self, name: str, target: Target) -> Undo:
         """Read everything that is needed to restore the exact state of now, before anything is written."""
         with self._reading(f"record the state of {name!r}"), self._held(target, every=True) as held:
             if target.cgroup_path is not None:
-                return self._existing_group().snapshot(target.cgroup_path)
-            found = held.processes
-            return self._own.snapshot(name, found) if self._own else self._affinity.snapshot(found)
+                undo = self._existing_group().snapshot(target.cgroup_path)
+            elif self._own:
+                undo = self._own.snapshot(name, held.processes)
+            else:
+                undo = self._affinity.snapshot(held.processes)
+            if self._classes is None:
+                return undo
+            return replace(undo, resctrl=self._classes.snapshot(name, partial(self._threads, target.cgroup_path, undo)))
 
     def apply(
         self, name: str, target: Target, spec: IsolationSpec, undo: Undo, *, previous: IsolationSpec | None = None
@@ -139,6 +157,7 @@ class Enforcer:
                     applied = self._own.place(held.processes, spec, undo, steps)
                 else:
                     applied = self._affinity.place(held.processes, spec, undo, steps, previous=previous)
+                applied = self._class(target, spec, undo, applied, steps)
                 lost = self._lost(held)
                 if lost is not None:
                     raise lost
@@ -152,6 +171,14 @@ class Enforcer:
 
     def verify(self, target: Target, spec: IsolationSpec, undo: Undo) -> tuple[Drift, ...]:
         """Compare wish and kernel; processes that have ended are no drift (see process.still)."""
+        drifts = self._verify_cpus(target, spec, undo)
+        if self._classes is None:
+            return drifts
+        with self._reading("compare with resctrl"):
+            threads = partial(self._threads, target.cgroup_path, undo)
+            return drifts + self._classes.verify(threads, spec, undo.resctrl)
+
+    def _verify_cpus(self, target: Target, spec: IsolationSpec, undo: Undo) -> tuple[Drift, ...]:
         with self._reading("compare with the kernel"):
             if target.cgroup_path is not None:
                 return self._existing_group().verify(target.cgroup_path, spec)
@@ -160,8 +187,25 @@ class Enforcer:
                 return ()
             return self._own.verify(alive, spec, undo) if self._own else self._affinity.verify(alive, spec)
 
-    def release(self, undo: Undo) -> Released:
-        """Restore the state of the snapshot as far as the world still holds it; safe to repeat."""
+    def release(self, undo: Undo, *, shared: bool = False) -> Released:
+        """Restore the state of the snapshot as far as the world still holds it; safe to repeat.
+
+        shared = other placements may be in its resctrl group, so who stays there is no stranger.
+        """
+        left_over: tuple[str, ...] = ()
+        if self._classes is not None:  # first: our cpuset group tells whose threads they are
+            with self._reading("release cache ways"):
+                threads = partial(self._threads, None, undo)
+                left_over = self._classes.release(undo.resctrl, threads, shared=shared)
+        released = self._release_cpus(undo)
+        return replace(released, left_over=left_over + released.left_over)
+
+    def remove_empty_classes(self) -> tuple[str, ...]:
+        """Remove resctrl groups of ours that hold no thread; return what could not be done."""
+        with self._reading("remove empty resctrl groups"):
+            return self._classes.remove_empty() if self._classes else ()
+
+    def _release_cpus(self, undo: Undo) -> Released:
         with self._reading("release"):
             match undo.mechanism:
                 case Mechanism.AFFINITY:
@@ -197,6 +241,32 @@ class Enforcer:
             if self._own:
                 self._own.remove_orphan(name)
 
+    def _class(self, target: Target, spec: IsolationSpec, undo: Undo, applied: Applied, steps: Steps) -> Applied:
+        if self._classes is None:
+            told = "this daemon has no resctrl to write: it needs root and cpuset cgroups" if spec.wants_class else ""
+            return replace(applied, class_refused=told)
+        threads = partial(self._threads, target.cgroup_path, undo)
+        return self._classes.place(threads, spec, undo.resctrl, applied, steps)
+
+    def _threads(self, cgroup_path: str | None, undo: Undo) -> tuple[ThreadId, ...]:
+        """List the living threads of a placement by the cpuset group they are in; those of the snapshot besides."""
+        tids: dict[int, None] = {}
+        try:
+            if undo.group is not None and self._own:
+                tids.update(dict.fromkeys(self._own.members(undo.group.rpartition("/")[2])))
+            elif self._existing and (path := cgroup_path or undo.existing):
+                tids.update(dict.fromkeys(self._existing.members(path)))
+        except (FileNotFoundError, CgroupVanished):  # not made yet, or gone: then the snapshot alone tells
+            pass
+        now = {tid: read_stat(tid, files=self._files, proc_root=self._proc) for tid in tids}
+        found = [ThreadId(tid=tid, starttime_ticks=stat.starttime_ticks) for tid, stat in now.items() if stat]
+        for state in undo.threads:
+            if state.tid not in tids:
+                stat = read_stat(state.tid, files=self._files, proc_root=self._proc)
+                if stat is not None and stat.starttime_ticks == state.starttime_ticks:
+                    found.append(ThreadId(tid=state.tid, starttime_ticks=state.starttime_ticks))
+        return tuple(found)
+
     def _taken_back(self, name: str, cause: Exception, steps: Steps, undo: Undo) -> Exception:
         """Undo all steps; return what to raise."""
         failures = list(steps.undo_all())
@@ -207,6 +277,8 @@ class Enforcer:
             return UndoFailed(f"placing {name!r} failed: {told}; and undoing failed too: {'; '.join(failures)}")
         if isinstance(cause, IsolationError) and not isinstance(cause, ApplyFailed):
             return cause
+        if isinstance(cause, SchemataRejected):  # the caller may plan anew with what info/ tells now
+            return SchemataRejected(f"placing {name!r} failed and was undone: {told}")
         root = cause if isinstance(cause, OSError) else cause.__cause__
         if isinstance(root, OSError) and root.errno in {errno.ENOENT, errno.ENODEV}:
             return CgroupVanished(f"placing {name!r} failed and was undone: {told}")

@@ -17,7 +17,8 @@ IsolationError
 ├── CgroupRefused          a cgroup path outside our reach, or not allowed
 ├── ResctrlVanished        resctrl was unmounted, or our group in it removed
 ├── ResctrlRefused         a resctrl group or thread that is not ours to change
-├── ResctrlBusy            its lock is held too long, or its monitoring ids are not free yet
+├── ResctrlBusy            its lock is held too long
+│   └── OutOfRmids         its monitoring ids are not free yet
 ├── OutOfClosids           no class of service is left for one more group
 └── ApplyFailed            the kernel refused or did not do what it was told; everything was undone
     ├── SchemataRejected   the kernel refused ways or bandwidth that fit by all it had told
@@ -105,6 +106,10 @@ class ResctrlBusy(IsolationError):
     """Another program holds the lock of resctrl, or freed monitoring ids still wait for their cache lines to go."""
 
     retryable = True
+
+
+class OutOfRmids(ResctrlBusy):
+    """All free monitoring ids still wait for their cache lines to go."""
 
 
 class OutOfClosids(IsolationError):

@@ -105,6 +105,10 @@ class ExistingGroup:
                     continue
         return tuple(sorted(found))
 
+    def members(self, path: str) -> tuple[int, ...]:
+        """Return the tids in the group and in the groups in it."""
+        return tuple(tid for tid, _ in self._threads(resolve(self._groups, path)))
+
     def _tree(self, group: str) -> list[str]:
         """Return the group and, on v1 where children must fit their parents, all groups in it."""
         found = [group]

@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 
 from isolation.cgroup import FAMILY_NAME, check_name
-from isolation.errors import ApplyFailed, IsolationError, ResctrlRefused, ResctrlVanished, SpecInvalid
+from isolation.errors import ApplyFailed, IsolationError, OutOfClosids, ResctrlRefused, ResctrlVanished, SpecInvalid
 from isolation.kernelfs import KernelFiles
-from isolation.process import ThreadId, read_stat, read_status
+from isolation.process import ThreadId, read_stat
 from isolation.resctrl_files import DEFAULT, ResctrlFiles, control_of
+from isolation.resctrl_homes import ThreadHomes, ThreadsNow
 from isolation.resctrl_info import ResctrlInfo
 from isolation.resctrl_lock import FolderLocks
-from isolation.resctrl_mask import WayMask
-from isolation.resctrl_schemata import Amount, Schemata
+from isolation.resctrl_schemata import Schemata
 from isolation.steps import Steps
 from isolation.undo import Applied, Drift, Released, ResctrlUndo, ThreadHome
 
+_SEPARATOR = ":"  # no sign of a name, so that the groups of one daemon are not taken for those of another
 _PASSES = 10  #: as of the cpuset mover; what is outside then is reported as missed
-
-ThreadsNow = Callable[[], tuple[ThreadId, ...]]  #: lists the living threads of a workload, anew at each call
 
 
 class ResctrlGroups:
-    """Control groups `MOUNT/PREFIX-NAME`: neither the default group nor anybody else's is changed.
+    """Control groups `MOUNT/PREFIX:NAME`: neither the default group nor anybody else's is changed.
 
-    Taking back a failed placement does not wait for the lock: to give back must not depend on a neighbour.
+    Each workload has a group of its own as long as the kernel has classes of service for it, since only that can be
+    changed alone; then it shares one that holds an equal wish. Which one it is in, the kernel alone remembers. Taking
+    back a failed placement does not wait for the lock: to give back must not depend on a neighbour.
     """
 
     def __init__(
         self,
         mount: str,
-        info: ResctrlInfo,
+        read_info: Callable[[], ResctrlInfo],
         *,
         files: KernelFiles,
         locks: FolderLocks,
         prefix: str = FAMILY_NAME,
         proc_root: str = "/proc",
     ) -> None:
+        """`read_info` is called for every placement: a mount with other options has other units and limits."""
         self._resctrl = ResctrlFiles(mount, files=files, locks=locks)
-        self._info = info
+        self._read_info = read_info
         self._files = files
-        self._prefix = f"{check_name(prefix)}-"
+        self._prefix = f"{check_name(prefix)}{_SEPARATOR}"
         self._proc = proc_root
+        self._homes = ThreadHomes(self._resctrl, files=files, proc_root=proc_root)
 
     def snapshot(self, name: str, threads: ThreadsNow) -> ResctrlUndo:
         """Record where every thread is; raises ResctrlRefused for one that is in a group of ours."""
@@ -51,7 +53,7 @@ class ResctrlGroups:
         now = threads()
         where = self._resctrl.whereabouts()  # after the listing
         for thread in now:
-            if (group := where.get(thread.tid, DEFAULT)).startswith(f"{FAMILY_NAME}-") or self._is_ours(group):
+            if self._is_family(group := where.get(thread.tid, DEFAULT)):
                 raise ResctrlRefused(f"thread {thread.tid} is in resctrl group {group!r}; release that placement first")
         return ResctrlUndo(
             group=self._folder(name),
@@ -66,78 +68,81 @@ class ResctrlGroups:
 
         Zero writes when it is so already. The caller takes the steps back when this raises.
         """
-        self._check(wish)
-        group = undo.group
+        info = self._checked(wish)
         with self._resctrl.locked():
-            fresh = not self._resctrl.exists(group)
-            if fresh:
-                steps.do(
-                    f"make resctrl group {group!r}",
-                    partial(self._resctrl.make, group),
-                    partial(self._discard, undo, threads),
-                )
-            self._set(group, wish, steps, fresh=fresh)
+            group = self._fitting(threads, wish, undo, info, steps)
             missed = self._gather(group, threads, steps)
             inside = self._resctrl.tasks(group)
             held = sum(thread.tid in inside for thread in threads())
-            self._confirm(group, wish)  # nobody changed it while the threads moved
+            self._confirm(group, wish, info)  # nobody changed it while the threads moved
         return Applied(threads=held, missed=missed, writes=steps.writes)
 
-    def reshape(self, wishes: Mapping[str, Schemata], steps: Steps) -> None:
-        """Change the schemata of several groups of ours, by name: what is taken is taken before it is given.
-
-        Two groups that swap ways overlap for a moment, since no group can be without.
-        """
-        for wish in wishes.values():
-            self._check(wish)
-        with self._resctrl.locked():
-            for name, wish in sorted(wishes.items()):
-                smaller = _smaller(self._resctrl.schemata(self._folder(name)), wish.rounded(self._info.rounding))
-                if not self._info.misfits(smaller):
-                    self._set(self._folder(name), smaller, steps, fresh=False)
-            for name, wish in sorted(wishes.items()):
-                self._set(self._folder(name), wish, steps, fresh=False)
+    def holds(self, undo: ResctrlUndo, threads: ThreadsNow) -> bool:
+        """Tell whether anything of this placement is in resctrl now."""
+        return bool(self._used_by(undo, threads))
 
     def verify(self, threads: ThreadsNow, wish: Schemata, undo: ResctrlUndo) -> tuple[Drift, ...]:
-        """Compare group and threads with the wish; changes nothing."""
-        group = undo.group
-        path = f"{self._resctrl.mount}/{group}"
+        """Compare groups and threads with the wish; changes nothing."""
         try:
+            self._resctrl.check_mounted()
+            info = self._read_info()
             now = threads()
-            differences = wish.missing_in(self._resctrl.schemata(group), self._info.rounding)
-            members = self._resctrl.tasks(group)
-            lost = [one for one in now if one.tid not in members and self._is_same(one)]
-            where = self._resctrl.whereabouts() if lost else {}
+            where = self._resctrl.whereabouts()
+            held = {
+                group: wish.missing_in(self._resctrl.schemata(group), info.rounding)
+                for group in sorted({control_of(where.get(one.tid, DEFAULT)) for one in now})
+                if self._is_ours(group)
+            }
+            lost = [
+                one for one in now if control_of(where.get(one.tid, DEFAULT)) not in held and self._homes.is_same(one)
+            ]
         except ResctrlVanished as cause:
-            return (Drift(path=path, expected=f"schemata {str(wish)!r}", found=str(cause)),)
-        drifts = [Drift(path=f"{path}/schemata", expected=str(wish), found=told) for told in differences]
+            return (Drift(path=self._resctrl.mount, expected=f"schemata {str(wish)!r}", found=str(cause)),)
+        if lost and not held and not self._resctrl.exists(undo.group):
+            told = "somebody removed the group; its threads fell to the default group"
+            return (Drift(path=f"{self._resctrl.mount}/{undo.group}", expected=f"schemata {str(wish)!r}", found=told),)
+        drifts = [
+            Drift(path=f"{self._resctrl.mount}/{group}/schemata", expected=str(wish), found=told)
+            for group, differences in held.items()
+            for told in differences
+        ]
+        home = next(iter(held), undo.group)
         drifts += [
-            Drift(tid=one.tid, expected=f"resctrl group {group!r}", found=f"group {where.get(one.tid, DEFAULT)!r}")
+            Drift(tid=one.tid, expected=f"resctrl group {home!r}", found=f"group {where.get(one.tid, DEFAULT)!r}")
             for one in lost
         ]
         return tuple(drifts)
 
     def release(self, undo: ResctrlUndo, threads: ThreadsNow, *, shared: bool = False) -> Released:
-        """Send every thread to where it was, remove the group unless others use it; safe to repeat.
+        """Send every thread to where it was, remove the group unless others are in it; safe to repeat.
 
-        shared = another placement uses the group too, so only the threads of this one leave it. Raises ResctrlBusy
+        shared = other placements may use a group of this one, so who stays in it is no stranger. Raises ResctrlBusy
         before anything is changed.
         """
         try:
             with self._resctrl.locked():
-                left_over = self._empty(undo, threads)
-                if not shared:
-                    left_over += self._remove(undo.group)
+                used = self._used_by(undo, threads)
+                left_over = self._homes.send_back(undo, used, threads)
+                for group in used:
+                    left_over += self._remove(group, shared=shared)
                 where = self._resctrl.whereabouts()
         except ResctrlVanished as cause:  # with it went all groups: every thread is in none
             left_over, where = [str(cause)] if any(one.group for one in undo.threads) else [], {}
-        living = [one for one in undo.threads if self._is_same(one)]
+        living = [one for one in undo.threads if self._homes.is_same(one)]
         restored = sum(where.get(one.tid, DEFAULT) == one.group for one in living)
         return Released(restored=restored, gone=len(undo.threads) - len(living), left_over=tuple(left_over))
 
     def names(self) -> tuple[str, ...]:
         """Return the names of our groups that exist now."""
         return tuple(one.removeprefix(self._prefix) for one in self._resctrl.groups() if self._is_ours(one))
+
+    def remove_empty(self) -> tuple[str, ...]:
+        """Remove our groups that hold no thread, such as a crash leaves; return what could not be done."""
+        if not self.names():
+            return ()
+        with self._resctrl.locked():
+            empty = [one for one in map(self._folder, self.names()) if not self._resctrl.tasks(one)]
+            return tuple(told for one in empty for told in self._remove(one, shared=False))
 
     def schemata(self, name: str) -> Schemata:
         """Return what one of our groups may use."""
@@ -150,22 +155,85 @@ class ResctrlGroups:
     @property
     def closids_left(self) -> int:
         """How many more groups can be made, those of others counted."""
-        return max(self._info.closids - 1 - len(self._resctrl.groups()), 0)
+        return max(self._read_info().closids - 1 - len(self._resctrl.groups()), 0)
 
     def _folder(self, name: str) -> str:
-        return f"{self._prefix}{check_name(name)}"
+        own, colon, number = name.partition(_SEPARATOR)
+        return f"{self._prefix}{check_name(own)}{colon}{number}"
 
     def _is_ours(self, group: str) -> bool:
         return group.startswith(self._prefix)
 
-    def _check(self, wish: Schemata) -> None:
-        if reasons := self._info.misfits(wish):
-            raise SpecInvalid(f"resctrl at {self._resctrl.mount!r} cannot hold {str(wish)!r}: {'; '.join(reasons)}")
+    def _is_family(self, group: str) -> bool:
+        owner = group.partition(_SEPARATOR)[0]
+        return self._is_ours(group) or (
+            owner != group and (owner == FAMILY_NAME or owner.startswith(f"{FAMILY_NAME}-"))
+        )
 
-    def _set(self, group: str, wish: Schemata, steps: Steps, *, fresh: bool) -> None:
+    def _checked(self, wish: Schemata) -> ResctrlInfo:
+        self._resctrl.check_mounted()
+        info = self._read_info()
+        if reasons := info.misfits(wish):
+            raise SpecInvalid(f"resctrl at {self._resctrl.mount!r} cannot hold {str(wish)!r}: {'; '.join(reasons)}")
+        return info
+
+    def _fitting(self, threads: ThreadsNow, wish: Schemata, undo: ResctrlUndo, info: ResctrlInfo, steps: Steps) -> str:
+        """Return a group that holds the wish: the present one, changed if nobody else is in it, or a new one."""
+        ours = self._used_by(undo, threads)
+        for group in ours:
+            if not wish.missing_in(self._resctrl.schemata(group), info.rounding):
+                return group
+        for group in ours:
+            if not self._strangers(group, threads):
+                self._set(group, wish, steps, info, fresh=False)
+                return group
+        group = self._unused(undo.group)
+        try:
+            steps.do(
+                f"make resctrl group {group!r}",
+                partial(self._resctrl.make, group),
+                partial(self._discard, group, undo, threads),
+            )
+        except OutOfClosids:
+            equal = self._equal_to(wish, info)
+            if equal is None:
+                raise
+            return equal
+        self._set(group, wish, steps, info, fresh=True)
+        return group
+
+    def _used_by(self, undo: ResctrlUndo, threads: ThreadsNow) -> list[str]:
+        """Return our groups in which threads of the workload are, and its own one if that exists, which comes first."""
+        where = self._resctrl.whereabouts()
+        known = {tid: control_of(group) for tid, group in where.items() if self._is_ours(group)}
+        found = {known[one.tid] for one in threads() if one.tid in known}
+        found |= {known[one.tid] for one in undo.threads if one.tid in known and self._homes.is_same(one)}
+        if self._resctrl.exists(undo.group):
+            found.add(undo.group)
+        return sorted(found, key=lambda group: (group != undo.group, group))
+
+    def _strangers(self, group: str, threads: ThreadsNow) -> list[int]:
+        """Return the living tids in a group that are not of this workload."""
+        inside = self._resctrl.tasks(group)
+        own = {one.tid for one in threads()}  # after the tasks: a thread born since then must not look strange
+        return [tid for tid in sorted(inside - own) if read_stat(tid, files=self._files, proc_root=self._proc)]
+
+    def _unused(self, group: str) -> str:
+        """Return the name for a new group: others may still share the one of this name."""
+        taken = set(self._resctrl.groups())
+        names = (group, *(f"{group}{_SEPARATOR}{number}" for number in range(2, len(taken) + 3)))
+        return next(name for name in names if name not in taken)
+
+    def _equal_to(self, wish: Schemata, info: ResctrlInfo) -> str | None:
+        for group in sorted(filter(self._is_ours, self._resctrl.groups())):
+            if not wish.missing_in(self._resctrl.schemata(group), info.rounding):
+                return group
+        return None
+
+    def _set(self, group: str, wish: Schemata, steps: Steps, info: ResctrlInfo, *, fresh: bool) -> None:
         """Write what differs and read it back."""
         before = self._resctrl.schemata(group)
-        changes = wish.rounded(self._info.rounding).changes_from(before)
+        changes = wish.rounded(info.rounding).changes_from(before)
         if not changes.entries:
             return
         keys = {entry[:2] for entry in changes.entries}
@@ -173,17 +241,17 @@ class ResctrlGroups:
         steps.do(
             f"write {str(changes)!r} to the schemata of resctrl group {group!r}",
             partial(self._resctrl.set_schemata, group, changes),
-            partial(self._take_back, group, None if fresh else earlier),
+            partial(self._take_back, group, None if fresh else earlier, info),
         )
-        self._confirm(group, wish)
+        self._confirm(group, wish, info)
 
-    def _take_back(self, group: str, earlier: Schemata | None) -> None:
+    def _take_back(self, group: str, earlier: Schemata | None, info: ResctrlInfo) -> None:
         if earlier is not None and self._resctrl.exists(group):  # None: removing the group is enough
             self._resctrl.set_schemata(group, earlier)
-            self._confirm(group, earlier)
+            self._confirm(group, earlier, info)
 
-    def _confirm(self, group: str, wish: Schemata) -> None:
-        if told := wish.missing_in(self._resctrl.schemata(group), self._info.rounding):
+    def _confirm(self, group: str, wish: Schemata, info: ResctrlInfo) -> None:
+        if told := wish.missing_in(self._resctrl.schemata(group), info.rounding):
             raise ApplyFailed(
                 f"resctrl group {group!r} does not hold what the kernel accepted: {'; '.join(told)}; somebody else"
                 " changes it, or the kernel did not do it"
@@ -210,11 +278,11 @@ class ResctrlGroups:
     def _outside(self, group: str, threads: ThreadsNow) -> list[ThreadId]:
         now = threads()
         members = self._resctrl.tasks(group)  # after the listing: a thread born in the group must not look lost
-        return [one for one in now if one.tid not in members and self._is_same(one)]
+        return [one for one in now if one.tid not in members and self._homes.is_same(one)]
 
     def _move(self, thread: ThreadId, group: str, earlier: str, steps: Steps) -> None:
         def back() -> None:
-            if not self._is_same(thread):
+            if not self._homes.is_same(thread):
                 return
             try:
                 self._resctrl.attach(earlier, thread.tid)
@@ -228,119 +296,20 @@ class ResctrlGroups:
         except ProcessLookupError:  # it ended; the next pass no longer finds it
             return
 
-    def _discard(self, undo: ResctrlUndo, threads: ThreadsNow) -> None:
+    def _discard(self, group: str, undo: ResctrlUndo, threads: ThreadsNow) -> None:
         """Take back the making of a group; threads born in it since then leave it first."""
-        if left_over := [*self._empty(undo, threads), *self._remove(undo.group)]:
+        if left_over := [*self._homes.send_back(undo, [group], threads), *self._remove(group, shared=False)]:
             raise ApplyFailed("; ".join(left_over))
 
-    def _remove(self, group: str) -> list[str]:
+    def _remove(self, group: str, *, shared: bool) -> list[str]:
         """Remove our group if nobody is in it: the kernel would send them to the default group without a word."""
         if not self._resctrl.exists(group):
             return []
         if tids := self._resctrl.tasks(group):
-            return [f"resctrl group {group!r} stays: it holds {len(tids)} threads of others, such as {min(tids)}"]
+            told = f"resctrl group {group!r} stays: it holds {len(tids)} threads of others, such as {min(tids)}"
+            return [] if shared else [told]
         try:
             self._resctrl.remove(group)
         except IsolationError as cause:
             return [str(cause)]
         return [f"resctrl group {group!r} is still there after its removal"] if self._resctrl.exists(group) else []
-
-    def _empty(self, undo: ResctrlUndo, threads: ThreadsNow) -> list[str]:
-        """Send the workload's threads home; return a sentence for each that could not go to its own home."""
-        told: dict[int, str] = {}
-        earlier: dict[int, str] = {}
-        for _ in range(_PASSES):
-            homes = self._strayed(undo)
-            if self._resctrl.exists(undo.group):
-                homes |= self._homes(undo, threads)
-            if not homes or homes == earlier:  # done, or nobody moved: trying again would not help
-                break
-            earlier = homes
-            for tid, home in homes.items():
-                told[tid] = self._send_home(tid, home)
-        else:
-            return [f"resctrl group {undo.group!r} gets new threads faster than they can leave it"]
-        for tid, home in homes.items():
-            told[tid] = told[tid] or f"thread {tid} went back to resctrl group {home!r} and is not there"
-        return list(filter(None, told.values()))
-
-    def _strayed(self, undo: ResctrlUndo) -> dict[int, str]:
-        """Return the homes of threads that are neither in our group nor home.
-
-        They fell to the default group when somebody removed ours, or came no farther than to the control group above
-        their monitoring group. Where others put a thread, it stays.
-        """
-        guests = [one for one in undo.threads if one.group != DEFAULT and self._is_same(one)]
-        if not guests:
-            return {}
-        where = self._resctrl.whereabouts()
-        fallen = not self._resctrl.exists(undo.group)
-        found = {}
-        for one in guests:
-            now = where.get(one.tid, DEFAULT)
-            halfway = now != one.group and now == control_of(one.group)
-            if halfway or (fallen and now == DEFAULT and self._resctrl.exists(control_of(one.group))):
-                found[one.tid] = one.group
-        return found
-
-    def _homes(self, undo: ResctrlUndo, threads: ThreadsNow) -> dict[int, str]:
-        """Return where each thread of the workload in our group came from; strangers are left out."""
-        now = {thread.tid for thread in threads()}
-        known = {one.tid: one.group for one in undo.threads if self._is_same(one)}
-        common = next((one.group for one in undo.threads), DEFAULT)
-        found = {}
-        for tid in sorted(self._resctrl.tasks(undo.group)):
-            home = known[tid] if tid in known else self._inherited(tid, known)
-            if home is None and tid in now:
-                home = common
-            if home is not None:
-                found[tid] = home
-        return found
-
-    def _inherited(self, tid: int, known: Mapping[int, str]) -> str | None:
-        """Return the home of the process that a thread belongs to or descends from; None = it is a stranger."""
-        try:
-            pid = int(read_status(f"{self._proc}/{tid}/status", files=self._files)["Tgid"])
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        seen: set[int] = set()
-        while pid > 1 and pid not in seen:
-            if pid in known:
-                return known[pid]
-            seen.add(pid)
-            stat = read_stat(pid, files=self._files, proc_root=self._proc)
-            pid = 0 if stat is None else stat.ppid
-        return None
-
-    def _send_home(self, tid: int, home: str) -> str:
-        """Put a thread where it was, or else into the default group; return a sentence if it is not home."""
-        try:
-            self._resctrl.attach(home, tid)
-        except ProcessLookupError:
-            return ""
-        except ResctrlVanished as cause:
-            self._resctrl.check_mounted()
-            with suppress(ProcessLookupError):
-                self._resctrl.attach(control_of(home) if self._resctrl.exists(control_of(home)) else DEFAULT, tid)
-            return f"thread {tid} could not go back to resctrl group {home!r}: {cause}"
-        except ApplyFailed as cause:
-            return str(cause)
-        return ""
-
-    def _is_same(self, thread: ThreadId | ThreadHome) -> bool:
-        """Tell whether the tid is still that very thread, alive."""
-        now = read_stat(thread.tid, files=self._files, proc_root=self._proc)
-        return now is not None and now.starttime_ticks == thread.starttime_ticks
-
-
-def _smaller(now: Schemata, wish: Schemata) -> Schemata:
-    """Return what both the group has and the wish grants."""
-    held = {entry[:2]: entry[2] for entry in now.entries}
-    found: list[tuple[str, int, Amount]] = []
-    for name, domain, amount in wish.entries:
-        has = held.get((name, domain), amount)
-        if isinstance(amount, WayMask) and isinstance(has, WayMask):
-            found.append((name, domain, amount & has))
-        elif isinstance(amount, int) and isinstance(has, int):
-            found.append((name, domain, min(amount, has)))
-    return Schemata(tuple(found))

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from isolation.errors import ApplyFailed, OutOfClosids, ResctrlBusy, ResctrlVanished, SchemataRejected
+from isolation.errors import ApplyFailed, OutOfClosids, OutOfRmids, ResctrlBusy, ResctrlVanished, SchemataRejected
 from isolation.kernelfs import KernelFiles
 from isolation.resctrl_lock import FolderLocks
 from isolation.resctrl_schemata import Schemata
@@ -88,7 +88,7 @@ class ResctrlFiles:
                     " group, share one, or go without"
                 ) from cause
             if cause.errno == errno.EBUSY:
-                raise ResctrlBusy(
+                raise OutOfRmids(
                     f"cannot {what}: all free monitoring ids wait for their cache lines to go{self._hint()}; try again"
                     " in some seconds"
                 ) from cause

@@ -33,6 +33,10 @@ class CacheControl:
     domains: tuple[int, ...]  #: cache ids, as in schemata; they can have gaps
     bit_usage: Mapping[int, str]  #: by domain, highest way first; empty = not told
 
+    def available(self, domain: int) -> WayMask:
+        """Return the longest run of ways that no other group holds for itself, the lowest of equals."""
+        return max((self.cbm_mask - self.held_exclusively(domain)).runs(), key=len, default=WayMask())
+
     def held_exclusively(self, domain: int) -> WayMask:
         """Return the ways that an exclusive or pseudo-locked group holds in a domain."""
         usage = reversed(self.bit_usage.get(domain, ""))
@@ -76,6 +80,7 @@ class BandwidthControl:
     bandwidth_gran: int
     thread_throttle_mode: str | None  #: "max" = a core's threads all get the lowest; "per-thread"; None = not told
     domains: tuple[int, ...]
+    unlimited: Mapping[int, int]  #: by domain: the amount that limits nothing
 
     def rounded(self, amount: int) -> int:
         """Return what the kernel keeps of an amount: up to the next step, but what it steers itself as it is."""
@@ -213,14 +218,18 @@ def _cache(folder: Path, schemata: Schemata) -> CacheControl:
 
 def _bandwidth(folder: Path, schemata: Schemata, path: Path, options: frozenset[str] | None) -> BandwidthControl:
     amounts = schemata.domains(folder.name)
+    unit = _unit(folder, amounts.values(), path, options)
+    highest = {BandwidthUnit.PERCENT: _HIGHEST_PERCENT, BandwidthUnit.MIB_PER_S: _HIGHEST_AMOUNT}
     return BandwidthControl(
         resource=folder.name,
         closids=_number(folder / "num_closids"),
-        unit=_unit(folder, amounts.values(), path, options),
+        unit=unit,
         min_bandwidth=_number(folder / "min_bandwidth"),
         bandwidth_gran=max(_number(folder / "bandwidth_gran"), 1),
         thread_throttle_mode=read_text(folder / "thread_throttle_mode") or None,
         domains=tuple(amounts),
+        # AMD tells no highest amount; the default group has it as long as nobody limited that
+        unlimited={one: highest.get(unit, amount) for one, amount in amounts.items() if isinstance(amount, int)},
     )
 
 

@@ -49,10 +49,19 @@ class Steps:
         self.writes += 1
         self._undos.append((what, undo))
 
+    @property
+    def mark(self) -> int:
+        """Name this moment, for undo_to."""
+        return len(self._undos)
+
     def undo_all(self) -> tuple[str, ...]:
         """Take back everything, last change first; return a sentence for each that could not be."""
+        return self.undo_to(0)
+
+    def undo_to(self, mark: int) -> tuple[str, ...]:
+        """Take back what was done since the mark."""
         failures = []
-        while self._undos:
+        while len(self._undos) > mark:
             what, undo = self._undos.pop()
             try:
                 undo()

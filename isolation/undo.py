@@ -72,6 +72,12 @@ class Undo:
     files: tuple[tuple[str, str], ...] = ()  #: (path below the mount, earlier content) of a cgroup_path target
     resctrl: ResctrlUndo | None = None  #: None = there was no resctrl we could use
 
+    @property
+    def existing(self) -> str | None:
+        """The existing group whose files were recorded; on v1 the one that holds the others."""
+        groups = (path.rpartition("/")[0] for path, _ in self.files)
+        return min(groups, key=len, default=None)
+
     def to_json(self) -> str:
         """Write as one line for the journal."""
         record = asdict(self) | {"schema_version": _SCHEMA_VERSION}

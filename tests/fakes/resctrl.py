@@ -80,6 +80,7 @@ class FakeResctrl(FakeKernel):
             bandwidth_gran=self.gran,
             thread_throttle_mode=None,
             domains=self.domains,
+            unlimited=dict.fromkeys(self.domains, _ALL_PERCENT),
         )
         return ResctrlInfo(caches=(cache,), bandwidths=(bandwidth,), monitoring=())
 

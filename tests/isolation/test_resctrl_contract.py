@@ -36,7 +36,7 @@ class World:
         self.files: KernelFiles = fake or HOST_FILES
         self.locks: FolderLocks = fake or HOST_LOCKS
         self.info = fake.info if fake else _real_info()
-        self.groups = ResctrlGroups(self.mount, self.info, files=self.files, locks=self.locks, prefix=PREFIX)
+        self.groups = ResctrlGroups(self.mount, lambda: self.info, files=self.files, locks=self.locks, prefix=PREFIX)
         self.verbs = ResctrlFiles(self.mount, files=self.files, locks=self.locks)
         stack.callback(self._clean)
 
@@ -46,7 +46,7 @@ class World:
         return self._stack.enter_context(real_process(threads=count))
 
     def path(self, name: str, file: str = "") -> str:
-        return "/".join(filter(None, (self.mount, f"{PREFIX}-{name}", file)))
+        return "/".join(filter(None, (self.mount, f"{PREFIX}:{name}", file)))
 
     def read(self, name: str, file: str) -> str:
         return self.files.read(self.path(name, file))
@@ -200,7 +200,7 @@ def test_a_monitoring_group_takes_tasks_of_its_own_control_group_only(world: Wor
 
     assert code_of(lambda: world.files.write(inner, str(stranger))) == "EINVAL"
     assert world.read("one", "tasks").split() == [str(pid)]
-    assert world.verbs.whereabouts()[pid] == f"{PREFIX}-one/mon_groups/inner"
+    assert world.verbs.whereabouts()[pid] == f"{PREFIX}:one/mon_groups/inner"
 
 
 # --- our groups ------------------------------------------------------------------------------------
@@ -255,32 +255,40 @@ def test_fault_46_as_many_groups_as_there_are_classes_then_out_of_closids(world:
     assert len(world.groups.names()) == left > 1
 
 
-def test_two_workloads_share_a_group_until_the_second_leaves(world: World) -> None:
-    first, second = world.spawn(2), world.spawn(2)
-    undos = [world.groups.snapshot("web", world.living(pid)) for pid in (first, second)]
-    for undo, pid in zip(undos, (first, second), strict=True):
-        world.groups.place(world.living(pid), world.ways(2), undo, Steps())
-    world.groups.release(undos[0], world.living(first), shared=True)
-    alone = set(world.groups.members("web"))
-    world.groups.release(undos[1], world.living(second))
+def test_fault_46_without_a_class_left_an_equal_wish_shares_a_group_until_the_last_leaves(world: World) -> None:
+    first, second, third = world.spawn(2), world.spawn(2), world.spawn(1)
+    for number in range(world.groups.closids_left - 1):
+        world.files.mkdir(world.path(f"filler{number}"))
+    undos = {pid: world.groups.snapshot(f"web{pid}", world.living(pid)) for pid in (first, second, third)}
+    for pid in (first, second):
+        assert world.groups.place(world.living(pid), world.ways(2), undos[pid], Steps()).threads == 2
+    both = set(world.groups.members(f"web{first}"))
+    assert world.groups.verify(world.living(second), world.ways(2), undos[second]) == ()
+    with pytest.raises(OutOfClosids):  # nobody has that, and the shared one must not be changed
+        world.groups.place(world.living(second), world.ways(3), undos[second], Steps())
+    with pytest.raises(OutOfClosids):
+        world.groups.place(world.living(third), world.ways(3), undos[third], Steps())
+    assert world.groups.release(undos[first], world.living(first), shared=True).left_over == ()
+    alone = set(world.groups.members(f"web{first}"))
+    assert world.groups.place(world.living(second), world.ways(3), undos[second], Steps()).writes == 1
+    world.groups.release(undos[second], world.living(second))
 
+    assert both == world.tids(first) | world.tids(second)
     assert alone == world.tids(second)
-    assert world.groups.names() == ()
+    assert f"web{first}" not in world.groups.names()
 
 
-def test_a_change_of_several_groups_ends_as_wished(world: World) -> None:
-    pids = [world.spawn(1), world.spawn(1)]
-    for name, pid, ways in zip(("a", "b"), pids, (WayMask.run(0, 3), WayMask.run(3, 3)), strict=True):
-        undo = world.groups.snapshot(name, world.living(pid))
-        world.groups.place(world.living(pid), Schemata.of({"L3": {world.domain: ways}}), undo, Steps())
-    wishes = {
-        "a": Schemata.of({"L3": {world.domain: WayMask.run(0, 5)}}),
-        "b": Schemata.of({"L3": {world.domain: WayMask.run(5, 1)}}),
-    }
-    world.groups.reshape(wishes, Steps())
+def test_a_placement_is_changed_in_its_group_and_empty_groups_go(world: World) -> None:
+    pid = world.spawn(3)
+    undo = world.groups.snapshot("a", world.living(pid))
+    world.groups.place(world.living(pid), world.ways(3), undo, Steps())
+    world.files.mkdir(world.path("crashed"))
 
-    for name, wish in wishes.items():
-        assert wish.missing_in(world.groups.schemata(name), world.info.rounding) == ()
+    assert world.groups.place(world.living(pid), world.ways(5), undo, Steps()).writes == 1
+    assert world.groups.verify(world.living(pid), world.ways(5), undo) == ()
+    assert world.groups.names() == ("a", "crashed")
+    assert world.groups.remove_empty() == ()
+    assert world.groups.names() == ("a",)
 
 
 def test_fault_51_a_foreign_edit_and_a_moved_thread_are_seen_and_repaired(world: World) -> None:

@@ -22,12 +22,11 @@ from isolation.resctrl import ResctrlGroups
 from isolation.resctrl_files import ResctrlFiles
 from isolation.resctrl_mask import WayMask
 from isolation.resctrl_schemata import Schemata
-from isolation.resctrl_sharing import GroupChoice, Sharing, choose_group
 from isolation.steps import Steps
 from isolation.undo import Applied, ResctrlUndo
 from tests.fakes.resctrl import RESCTRL, FakeResctrl
 
-OURS = f"{RESCTRL}/cotenant-web"
+OURS = f"{RESCTRL}/cotenant:web"
 WISH = Schemata.of({"L3": {0: WayMask.run(0, 3), 1: WayMask.run(0, 3)}, "MB": {1: 41}})
 OTHER_WISH = Schemata.of({"L3": {0: WayMask.run(2, 4)}})
 CODES = (errno.EINVAL, errno.ENOSPC, errno.EBUSY, errno.EACCES)
@@ -48,7 +47,7 @@ class Bench:
         self.undo = self.groups.snapshot("web", self.living)
 
     def groups_of(self, prefix: str) -> ResctrlGroups:
-        return ResctrlGroups(RESCTRL, self.kernel.info, files=self.kernel, locks=self.kernel, prefix=prefix)
+        return ResctrlGroups(RESCTRL, lambda: self.kernel.info, files=self.kernel, locks=self.kernel, prefix=prefix)
 
     def living(self) -> tuple[ThreadId, ...]:
         pids = family(self.pid, files=self.kernel)
@@ -204,7 +203,7 @@ def test_a_stranger_in_our_group_stays_and_so_does_the_group() -> None:
     bench = Bench()
     bench.place()
     stranger = bench.kernel.spawn()
-    bench.kernel.where[stranger] = "cotenant-web"
+    bench.kernel.where[stranger] = "cotenant:web"
     released = bench.groups.release(bench.undo, bench.living)
 
     assert "threads of others" in released.left_over[0]
@@ -222,41 +221,41 @@ def test_a_home_that_is_gone_is_told_and_the_default_group_takes_its_threads() -
     assert bench.groups.names() == ()
 
 
-def test_ways_are_taken_before_they_are_given() -> None:
-    bench = Bench(FakeResctrl(domains=(0,)))
-    bench.kernel.mkdir(f"{RESCTRL}/cotenant-a")
-    bench.kernel.mkdir(f"{RESCTRL}/cotenant-b")
-    bench.kernel.write(f"{RESCTRL}/cotenant-a/schemata", "L3:0=7\n")
-    bench.kernel.write(f"{RESCTRL}/cotenant-b/schemata", "L3:0=1f8\n")
-    seen: list[bool] = []
-    ways = [bench.kernel.classes[f"cotenant-{name}"].amounts["L3"] for name in "ab"]
-    watch = {step: lambda: seen.append(not ways[0][0] & ways[1][0]) for step in range(bench.kernel.steps, 40)}
-    bench.kernel.at_step = dict(watch)
-    steps = Steps()
-    bench.groups.reshape(
-        {"a": Schemata.of({"L3": {0: WayMask(0x3F)}}), "b": Schemata.of({"L3": {0: WayMask(0x1C0)}})}, steps
-    )
-
-    assert all(seen)
-    assert [one[0] for one in ways] == [0x3F, 0x1C0]
-    assert steps.writes == 2
-    assert steps.undo_all() == ()
-    assert [one[0] for one in ways] == [0x7, 0x1F8]
-
-
 # --- the faults of resctrl ---------------------------------------------------------------------------
 
 
-def test_fault_46_out_of_closids_leaves_all_as_it_was_and_the_group_of_an_equal_wish_is_shared() -> None:
+def test_fault_46_out_of_closids_leaves_all_as_it_was() -> None:
     bench = Bench(FakeResctrl(closids=2))
     with pytest.raises(OutOfClosids, match="Out of CLOSIDs"):
         bench.place()
 
     assert bench.kernel.picture() == bench.before
-    held = {"web": WISH, "db": OTHER_WISH, "a": WISH}
-    assert choose_group(WISH, held, closids_left=1) == GroupChoice(sharing=Sharing.CREATE)
-    assert choose_group(WISH, held, closids_left=0) == GroupChoice(sharing=Sharing.SHARE, group="a")
-    assert choose_group(Schemata(), held, closids_left=0) == GroupChoice(sharing=Sharing.REFUSE)
+
+
+def test_the_group_of_a_neighbour_of_like_prefix_is_not_ours() -> None:
+    bench = Bench()
+    bench.kernel.mkdir(f"{RESCTRL}/cotenant-b:web")
+    bench.kernel.mkdir(f"{RESCTRL}/cotenant-b-c:db")
+
+    assert bench.groups.names() == ()
+    assert bench.groups_of("cotenant-b").names() == ("web",)
+    assert bench.groups_of("cotenant-b").remove_empty() == ()
+    assert "cotenant-b-c:db" in bench.kernel.classes
+    assert "cotenant-b:web" not in bench.kernel.classes
+
+
+def test_a_group_that_others_share_is_left_alone_and_another_made() -> None:
+    bench = Bench()
+    bench.place()
+    other = bench.kernel.spawn()
+    bench.kernel.where[other] = "cotenant:web"
+    assert bench.place(OTHER_WISH).complete
+
+    assert bench.groups.members("web") == (other,)
+    assert len(bench.groups.members("web:2")) == 3
+    assert WISH.missing_in(bench.groups.schemata("web"), bench.kernel.info.rounding) == ()
+    assert bench.groups.release(bench.undo, bench.living, shared=True).left_over == ()
+    assert bench.groups.names() == ("web",)
 
 
 def test_fault_47_monitoring_ids_in_limbo_are_worth_another_try() -> None:
@@ -314,7 +313,7 @@ def test_fault_51_a_foreign_edit_and_a_moved_thread_are_seen_and_repaired_by_pla
 
 def test_fault_51_one_who_edits_while_we_place_is_noticed() -> None:
     bench = Bench()
-    bench.kernel.at_step[5] = lambda: bench.kernel.classes["cotenant-web"].amounts["L3"].update({0: 0x700})
+    bench.kernel.at_step[5] = lambda: bench.kernel.classes["cotenant:web"].amounts["L3"].update({0: 0x700})
     with pytest.raises(ApplyFailed, match="somebody else"):
         bench.place()
 
@@ -352,4 +351,4 @@ def test_fault_56_a_lock_held_for_ever_is_told_and_nothing_is_changed() -> None:
     assert caught.value.retryable
     assert bench.kernel.steps == 0
     with pytest.raises(ResctrlBusy):
-        bench.groups.release(ResctrlUndo(group="cotenant-web"), bench.living)
+        bench.groups.release(ResctrlUndo(group="cotenant:web"), bench.living)

@@ -1,0 +1,54 @@
+"""A placement's wish in the words of the resctrl that is mounted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from isolation.errors import SpecInvalid
+from isolation.resctrl_info import BandwidthControl, BandwidthUnit, ResctrlInfo
+from isolation.resctrl_schemata import Amount, Schemata
+from isolation.spec import IsolationSpec, MemoryBandwidth
+
+_UNIT_BYTES_PER_S = {BandwidthUnit.MIB_PER_S: 2**20, BandwidthUnit.EIGHTH_GB_PER_S: 10**9 // 8}
+
+
+def schemata_of(spec: IsolationSpec, info: ResctrlInfo) -> Schemata:
+    """Translate the wish, every domain named: what is not restricted gets all that there is.
+
+    With CDP, code and data get the same ways. Raises SpecInvalid for a cache or a unit that this resctrl does not
+    have; a mount with other options has other units, and old numbers mean nothing in them.
+    """
+    amounts: dict[str, dict[int, Amount]] = {
+        cache.resource: {domain: cache.available(domain) for domain in cache.domains} for cache in info.caches
+    }
+    last_level = [name for name in ("L3", "L3CODE", "L3DATA") if name in amounts]
+    for ways in spec.cache_ways:
+        if not last_level or ways.cache_id not in amounts[last_level[0]]:
+            raise SpecInvalid(f"cache_ways {str(ways.mask)!r} for cache {ways.cache_id}: {_has(last_level, info)}")
+        for name in last_level:
+            amounts[name][ways.cache_id] = ways.mask
+    control = info.bandwidth()
+    if control is not None:
+        amounts[control.resource] = {**control.unlimited}
+    for cap in spec.memory_bandwidth:
+        if control is None or cap.cache_id not in control.domains:
+            raise SpecInvalid(f"memory_bandwidth for cache {cap.cache_id}: {_has(['MB'], info)}")
+        amounts[control.resource][cap.cache_id] = _amount(cap, control)
+    return Schemata.of(amounts)
+
+
+def _amount(cap: MemoryBandwidth, control: BandwidthControl) -> int:
+    unit_bytes_per_s = _UNIT_BYTES_PER_S.get(control.unit)
+    if cap.bytes_per_s is not None and unit_bytes_per_s is not None:
+        return -(-cap.bytes_per_s // unit_bytes_per_s)
+    if cap.percent is not None and unit_bytes_per_s is None:
+        return cap.percent
+    raise SpecInvalid(f"{cap}: bandwidth is limited in {control.unit.value} here, and the two cannot be converted")
+
+
+def _has(resources: Sequence[str], info: ResctrlInfo) -> str:
+    """Say what this resctrl can control instead."""
+    offers = [f"{one.resource} of domains {', '.join(map(str, one.domains))}" for one in info.caches]
+    offers += [f"{one.resource} of domains {', '.join(map(str, one.domains))}" for one in info.bandwidths]
+    wanted = "/".join(resources) or "last-level cache"
+    return f"resctrl offers no {wanted} there; it controls {'; '.join(offers) or 'nothing'}"
