@@ -7,10 +7,11 @@ copies of a service cost as much thought as one.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from isolation.cpuset import CpuSet
+from isolation.resctrl_info import ResctrlInfo
 from isolation.topology import Topology
 from profiler.records import Relation, WorkloadProfile
 from scheduler.placement import Resident, Slo
@@ -35,13 +36,15 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The host and its residents; a change gives a new ledger.
+    """The host and its residents; a change gives a new ledger, and dataclasses.replace one of another host state.
 
     Residents may hold CPUs that went offline since: those share nothing with anybody.
     """
 
     topology: Topology
     residents: tuple[Resident, ...] = ()
+    controls: ResctrlInfo | None = field(default=None, kw_only=True, hash=False)  #: what resctrl offers; None = nothing
+    peak_bytes_per_s: float | None = field(default=None, kw_only=True)  #: memory of one LLC domain; None = unknown
     _sharing: Sharing | None = field(default=None, repr=False, compare=False)
     _derived: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -84,13 +87,13 @@ class Ledger:
     def with_resident(self, resident: Resident) -> Ledger:
         """Add a resident; one of the same name is replaced and keeps its place in the order."""
         if self.resident(resident.name) is None:
-            return Ledger(self.topology, (*self.residents, resident), self._sharing)
+            return replace(self, residents=(*self.residents, resident))
         changed = tuple(resident if one.name == resident.name else one for one in self.residents)
-        return Ledger(self.topology, changed, self._sharing)
+        return replace(self, residents=changed)
 
     def without(self, name: str) -> Ledger:
         """Take a resident off; a name nobody has changes nothing."""
-        return Ledger(self.topology, tuple(one for one in self.residents if one.name != name), self._sharing)
+        return replace(self, residents=tuple(one for one in self.residents if one.name != name))
 
     def relation(self, victim_cpus: CpuSet, aggressor_cpus: CpuSet) -> Relation:
         """Say which share of the victim's CPUs shares each resource with the aggressor's."""
