@@ -14,6 +14,7 @@ from isolation.cgroup import CpusetHierarchy
 from isolation.cpuset import CpuSet, IdSet
 from isolation.enforcer import Enforcer, Mechanism
 from isolation.errors import CpuSetInvalid
+from isolation.service_class import ServiceClasses
 from isolation.topology import Topology
 from tests.fakes.groups import FakeGroup, all_above, parent_of
 from tests.fakes.tasks import FakeHandles, FakeProcess, FakeThread, proc_text
@@ -57,8 +58,13 @@ class FakeKernel(FakeHandles):
             handles=self,
             hierarchy=CpusetHierarchy(version=self.version, mount=self.mount),
             mechanism=mechanism or cgroups,
+            classes=self.classes_of(prefix),
             prefix=prefix,
         )
+
+    def classes_of(self, prefix: str) -> ServiceClasses | None:
+        """Return None: this machine has no resctrl."""
+        return None
 
     def spawn(
         self,

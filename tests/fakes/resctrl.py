@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from isolation.errors import ResctrlVanished
+from isolation.resctrl import ResctrlGroups
 from isolation.resctrl_info import BandwidthControl, BandwidthUnit, CacheControl, ResctrlInfo
 from isolation.resctrl_mask import WayMask
+from isolation.service_class import ServiceClasses
 from tests.fakes.kernel import FakeKernel
 
 RESCTRL = "/sys/fs/resctrl"
@@ -40,8 +43,11 @@ class FakeResctrl(FakeKernel):
         domains: tuple[int, ...] = (0, 1),
         gran: int = 10,
         sparse: bool = False,
+        cpus: str = "0-3",
+        mems: str = "0-1",
+        version: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(cpus=cpus, mems=mems, version=version)
         self.full = (1 << ways) - 1
         self.min_ways = min_ways
         self.closids = closids
@@ -83,6 +89,17 @@ class FakeResctrl(FakeKernel):
             unlimited=dict.fromkeys(self.domains, _ALL_PERCENT),
         )
         return ResctrlInfo(caches=(cache,), bandwidths=(bandwidth,), monitoring=())
+
+    def read_info(self) -> ResctrlInfo:
+        """Return what can be controlled; raises ResctrlVanished while nothing is mounted."""
+        if not self.mounted:
+            raise ResctrlVanished(f"no resctrl is mounted at {RESCTRL!r}")
+        return self.info
+
+    def classes_of(self, prefix: str) -> ServiceClasses:
+        """Return what the enforcer needs for cache ways."""
+        groups = ResctrlGroups(RESCTRL, self.read_info, files=self, locks=self, prefix=prefix)
+        return ServiceClasses(groups, self.read_info)
 
     def unmount(self) -> None:
         """Do what umount does: every thread to the default group, every group gone."""
