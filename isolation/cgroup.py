@@ -9,7 +9,7 @@ from typing import Literal
 
 from isolation.cpuset import IdSet
 from isolation.errors import CgroupRefused, CgroupVanished
-from isolation.kernelfs import HOST_FILES, KernelFiles
+from isolation.kernelfs import HOST_FILES, GroupFiles, KernelFiles
 
 _OTHER_CONTROLLERS = frozenset(
     [
@@ -86,7 +86,7 @@ def _unescape(field: str) -> str:
 class CpusetGroups:
     """Primitive operations on groups of one hierarchy; all raise OSError as the kernel answers."""
 
-    def __init__(self, hierarchy: CpusetHierarchy, *, files: KernelFiles, proc_root: str) -> None:
+    def __init__(self, hierarchy: CpusetHierarchy, *, files: GroupFiles, proc_root: str) -> None:
         self.hierarchy = hierarchy
         self._files = files
         self._proc = proc_root
@@ -124,6 +124,13 @@ class CpusetGroups:
         except FileNotFoundError:
             return False
         return True
+
+    def inode(self, group: str) -> int | None:
+        """Return what tells the group from a later one of the same path; None = there is none now."""
+        try:
+            return self._files.inode(self._path(group))
+        except FileNotFoundError:
+            return None
 
     def make(self, group: str) -> None:
         """Create a group; on v1 its cpus and mems are empty and it takes no task yet."""

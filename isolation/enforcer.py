@@ -31,7 +31,7 @@ from isolation.kernelfs import (
     HOST_FILES,
     HOST_HANDLES,
     AffinityCalls,
-    KernelFiles,
+    GroupFiles,
     ProcessHandles,
 )
 from isolation.moving import Mover
@@ -62,7 +62,7 @@ class Enforcer:
         self,
         topology: Topology,
         *,
-        files: KernelFiles,
+        files: GroupFiles,
         affinity: AffinityCalls,
         handles: ProcessHandles,
         hierarchy: CpusetHierarchy | None,
@@ -152,7 +152,7 @@ class Enforcer:
             steps = Steps()
             try:
                 if target.cgroup_path is not None:
-                    applied = self._existing_group().place(target.cgroup_path, spec, steps)
+                    applied = self._existing_group().place(target.cgroup_path, spec, undo, steps)
                 elif self._own:
                     applied = self._own.place(held.processes, spec, undo, steps)
                 else:
@@ -181,7 +181,7 @@ class Enforcer:
     def _verify_cpus(self, target: Target, spec: IsolationSpec, undo: Undo) -> tuple[Drift, ...]:
         with self._reading("compare with the kernel"):
             if target.cgroup_path is not None:
-                return self._existing_group().verify(target.cgroup_path, spec)
+                return self._existing_group().verify(target.cgroup_path, spec, undo)
             alive = tuple(process for process in target.processes if self._still(process))
             if not alive:
                 return ()
@@ -255,7 +255,7 @@ class Enforcer:
             if undo.group is not None and self._own:
                 tids.update(dict.fromkeys(self._own.members(undo.group.rpartition("/")[2])))
             elif self._existing and (path := cgroup_path or undo.existing):
-                tids.update(dict.fromkeys(self._existing.members(path)))
+                tids.update(dict.fromkeys(self._existing.members(path, undo)))
         except (FileNotFoundError, CgroupVanished):  # not made yet, or gone: then the snapshot alone tells
             pass
         now = {tid: read_stat(tid, files=self._files, proc_root=self._proc) for tid in tids}

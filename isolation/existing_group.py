@@ -31,8 +31,12 @@ class ExistingGroup:
         top = group.split("/")[1]
         if top in {FAMILY_NAME, self._prefix} or top.startswith(f"{FAMILY_NAME}-"):
             raise CgroupRefused(f"cgroup_path {path!r} is a group of a cotenant daemon; name the processes instead")
-        files = []
+        files, inodes = [], []
         for one in self._tree(group):
+            inode = self._groups.inode(one)
+            if inode is None:
+                raise CgroupVanished(f"cgroup_path {path!r} vanished: no group {one!r} any more")
+            inodes.append((one, inode))
             for name in (_CPUS, _MEMS):
                 try:
                     files.append((f"{one}/{name}", self._groups.read(one, name)))
@@ -42,11 +46,11 @@ class ExistingGroup:
                         f"cgroup_path {path!r} has no {name}; enable it with `echo +cpuset > {control}`"
                     ) from cause
         mechanism = Mechanism.CGROUP_V1 if self._v1 else Mechanism.CGROUP_V2
-        return Undo(mechanism=mechanism, group=None, files=tuple(files))
+        return Undo(mechanism=mechanism, group=None, files=tuple(files), inodes=tuple(inodes))
 
-    def place(self, path: str, spec: IsolationSpec, steps: Steps) -> Applied:
-        """Write the wish, read back the files and every thread."""
-        group = resolve(self._groups, path)
+    def place(self, path: str, spec: IsolationSpec, undo: Undo, steps: Steps) -> Applied:
+        """Write the wish, read back the files and every thread; raises CgroupVanished for another group of the path."""
+        group = self._resolve(path, undo)
         wishes: list[tuple[str, IdSet]] = [("cpus", spec.cpus)]
         if spec.mems is not None:
             wishes.insert(0, ("mems", spec.mems))
@@ -63,12 +67,13 @@ class ExistingGroup:
                 f"{drift.path or drift.tid!r}: wished {drift.expected}, is {drift.found}" for drift in drifts
             )
             raise ApplyFailed(f"the kernel did not grant what it accepted: {told}")
+        self._resolve(path, undo)
         return Applied(threads=inside, narrowed=tuple(narrowed), writes=steps.writes)
 
-    def verify(self, path: str, spec: IsolationSpec) -> tuple[Drift, ...]:
+    def verify(self, path: str, spec: IsolationSpec, undo: Undo) -> tuple[Drift, ...]:
         """Compare files and threads with the wish; changes nothing."""
         try:
-            return tuple(self._drifts(resolve(self._groups, path), spec))
+            return tuple(self._drifts(self._resolve(path, undo), spec))
         except CgroupVanished as cause:
             return (Drift(path=path, expected=f"cpus {spec.cpus}", found=str(cause)),)
 
@@ -81,7 +86,7 @@ class ExistingGroup:
             for path, text in undo.files:
                 group, _, name = path.rpartition("/")
                 if name == f"cpuset.{kind}":
-                    if self._groups.exists(group):
+                    if undo.is_of(group, self._groups.inode(group)):
                         wanted[group] = IdSet.parse(text)
                     else:
                         gone += 1
@@ -105,9 +110,18 @@ class ExistingGroup:
                     continue
         return tuple(sorted(found))
 
-    def members(self, path: str) -> tuple[int, ...]:
-        """Return the tids in the group and in the groups in it."""
-        return tuple(tid for tid, _ in self._threads(resolve(self._groups, path)))
+    def members(self, path: str, undo: Undo) -> tuple[int, ...]:
+        """Return the tids in the group and in the groups in it; raises CgroupVanished for another one of the path."""
+        return tuple(tid for tid, _ in self._threads(self._resolve(path, undo)))
+
+    def _resolve(self, path: str, undo: Undo) -> str:
+        """Return the recorded group; one that was removed and made anew since is another workload's."""
+        group = resolve(self._groups, path)
+        if not undo.is_of(group, self._groups.inode(group)):
+            raise CgroupVanished(
+                f"cgroup_path {path!r} was removed and made anew since it was placed: another workload; place it anew"
+            )
+        return group
 
     def _tree(self, group: str) -> list[str]:
         """Return the group and, on v1 where children must fit their parents, all groups in it."""

@@ -34,6 +34,14 @@ class KernelFiles(Protocol):
         ...
 
 
+class GroupFiles(KernelFiles, Protocol):
+    """Files of cgroups, whose folders may be removed and made anew under the same name."""
+
+    def inode(self, path: str) -> int:
+        """Return the number that tells a folder from a later one of the same path; raises OSError."""
+        ...
+
+
 class AffinityCalls(Protocol):
     """sched_getaffinity and sched_setaffinity of one thread; both raise OSError."""
 
@@ -93,6 +101,11 @@ class HostFiles:
         """Return the names of the real folders directly below."""
         with os.scandir(path) as entries:
             return tuple(sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False)))
+
+
+    def inode(self, path: str) -> int:
+        """Return the inode number, which is the cgroup's id: cgroupfs gives none twice in its 32 or 64 bits."""
+        return os.stat(path).st_ino  # noqa: PTH116 - paths are kernel text here
 
 
 class HostAffinity:

@@ -25,10 +25,11 @@ def set_groups(
     change, then parents shrink. fresh = the group was made just now, so that taking it back is removing it.
     """
     name = f"cpuset.{kind}"
-    now: dict[str, IdSet] = {group: IdSet.parse(groups.read(group, name)) for group in wanted}
+    now: dict[str, IdSet] = {group: IdSet() if fresh else IdSet.parse(groups.read(group, name)) for group in wanted}
+    same = {} if fresh else {group: groups.inode(group) for group in wanted}
 
     def take_back(group: str, earlier: IdSet) -> None:
-        if not fresh and groups.exists(group):
+        if not fresh and groups.inode(group) == same[group]:  # not if it is gone, or another one has its path
             groups.put(group, kind, earlier)
 
     def write(group: str, value: IdSet) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from isolation.cpuset import CpuSet
 from isolation.process import ProcessIdentity
 
-#: 1: mechanism, group, threads, files. 2: resctrl.
-_SCHEMA_VERSION = 2
-_READABLE = frozenset({1, _SCHEMA_VERSION})
+#: 1: mechanism, group, threads, files. 2: resctrl. 3: inodes.
+_SCHEMA_VERSION = 3
+_READABLE = frozenset({1, 2, _SCHEMA_VERSION})
 
 
 class Mechanism(StrEnum):
@@ -71,12 +71,17 @@ class Undo:
     threads: tuple[ThreadState, ...] = ()
     files: tuple[tuple[str, str], ...] = ()  #: (path below the mount, earlier content) of a cgroup_path target
     resctrl: ResctrlUndo | None = None  #: None = there was no resctrl we could use
+    inodes: tuple[tuple[str, int], ...] = ()  #: (group, its cgroup id) of those in `files`; empty in older records
 
     @property
     def existing(self) -> str | None:
         """The existing group whose files were recorded; on v1 the one that holds the others."""
         groups = (path.rpartition("/")[0] for path, _ in self.files)
         return min(groups, key=len, default=None)
+
+    def is_of(self, group: str, inode: int | None) -> bool:
+        """Tell whether a group with that cgroup id is the one that was recorded, and not a later one of its path."""
+        return inode is not None and dict(self.inodes).get(group, inode) == inode
 
     def to_json(self) -> str:
         """Write as one line for the journal."""
@@ -100,6 +105,7 @@ class Undo:
                 ),
                 files=tuple((str(path), str(content)) for path, content in record["files"]),
                 resctrl=_resctrl_from(record.get("resctrl")),
+                inodes=tuple((str(group), int(inode)) for group, inode in record.get("inodes", ())),
             )
         except (ValueError, TypeError, KeyError, AttributeError) as cause:
             raise ValueError(f"undo record {text[:80]!r} cannot be read: {cause}") from cause

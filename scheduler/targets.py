@@ -112,10 +112,10 @@ class Targets:
         if held.undo.mechanism is not self._enforcer.mechanism:
             return True  # a daemon that uses no cgroups cannot tell
         try:
-            self._enforcer.snapshot("", held.target)
+            now = self._enforcer.snapshot("", held.target)
         except (CgroupVanished, CgroupRefused):
             return False
-        return True
+        return all(held.undo.is_of(group, inode) for group, inode in now.inodes if group == held.undo.existing)
 
     def _strays(self, held: Held, kin: Iterable[int]) -> list[int]:
         """Return the living processes in a group of ours that are no descendants of those named."""

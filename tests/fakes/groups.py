@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from isolation.cpuset import IdSet
+
+_INODES = itertools.count(1000)
 
 
 @dataclass(slots=True)
@@ -12,6 +15,7 @@ class FakeGroup:
     cpus: IdSet = field(default_factory=IdSet)
     mems: IdSet = field(default_factory=IdSet)
     subtree: set[str] = field(default_factory=set)
+    inode: int = field(default_factory=lambda: next(_INODES))
 
 
 def parent_of(group: str) -> str:

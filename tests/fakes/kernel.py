@@ -221,6 +221,13 @@ class FakeKernel(FakeHandles):
             raise self._error(errno.ENOENT, path)
         return tuple(sorted(child.rpartition("/")[2] for child in self._children(group)))
 
+    def inode(self, path: str) -> int:
+        """Return the id of a group."""
+        group, _ = self._split(f"{path}/")
+        if group not in self.groups:
+            raise self._error(errno.ENOENT, path)
+        return self.groups[group].inode
+
     # --- AffinityCalls ---------------------------------------------------------------------------
 
     def get(self, tid: int) -> CpuSet:
@@ -306,7 +313,7 @@ class FakeKernel(FakeHandles):
                 raise self._error(errno.EBUSY, path)
             self.groups[group].subtree.discard("cpuset")
             for child in self._children(group):
-                self.groups[child] = FakeGroup()
+                self.groups[child] = FakeGroup(inode=self.groups[child].inode)
             return
         if not self._has_cpuset(group):
             raise self._error(errno.ENOENT, path)
@@ -372,16 +379,6 @@ class FakeKernel(FakeHandles):
 
     def _children(self, group: str) -> list[str]:
         return [one for one in self.groups if one != "/" and parent_of(one) == group]
-
-    def _all_tids(self) -> frozenset[int]:
-        return frozenset(tid for process in self.processes.values() for tid in process.threads)
-
-    def _find(self, tid: int) -> tuple[FakeProcess, FakeThread]:
-        process = next(one for one in self.processes.values() if tid in one.threads)
-        return process, process.threads[tid]
-
-    def _leader(self, pid: int) -> FakeThread:
-        return self.processes[pid].threads[pid]
 
     def _split(self, path: str) -> tuple[str, str]:
         if not path.startswith(self.mount):

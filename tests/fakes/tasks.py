@@ -54,6 +54,16 @@ class FakeHandles:
         """Give the handle back."""
         assert handle in self._handles
 
+    def _all_tids(self) -> frozenset[int]:
+        return frozenset(tid for process in self.processes.values() for tid in process.threads)
+
+    def _find(self, tid: int) -> tuple[FakeProcess, FakeThread]:
+        process = next(one for one in self.processes.values() if tid in one.threads)
+        return process, process.threads[tid]
+
+    def _leader(self, pid: int) -> FakeThread:
+        return self.processes[pid].threads[pid]
+
 
 def proc_text(process: FakeProcess, thread: FakeThread, name: str, *, version: int, allowed: CpuSet) -> str | None:
     """Return one file of /proc/PID/task/TID; None = there is no such file."""
