@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from isolation.cgroup import FAMILY_NAME, check_name
-from isolation.errors import ApplyFailed, IsolationError, OutOfClosids, ResctrlRefused, ResctrlVanished, SpecInvalid
+from isolation.errors import ApplyFailed, IsolationError, ResctrlRefused, ResctrlVanished, SpecInvalid
 from isolation.kernelfs import KernelFiles
 from isolation.process import ThreadId, read_stat
 from isolation.resctrl_files import DEFAULT, ResctrlFiles, control_of
@@ -24,9 +24,9 @@ _PASSES = 10  #: as of the cpuset mover; what is outside then is reported as mis
 class ResctrlGroups:
     """Control groups `MOUNT/PREFIX:NAME`: neither the default group nor anybody else's is changed.
 
-    Each workload has a group of its own as long as the kernel has classes of service for it, since only that can be
-    changed alone; then it shares one that holds an equal wish. Which one it is in, the kernel alone remembers. Taking
-    back a failed placement does not wait for the lock: to give back must not depend on a neighbour.
+    Classes of service are few, so workloads with equal wishes share a group, named after the first of them; who wishes
+    something else then leaves it. Which group a workload is in, the kernel alone remembers. Taking back a failed
+    placement does not wait for the lock: to give back must not depend on a neighbour.
     """
 
     def __init__(
@@ -70,11 +70,15 @@ class ResctrlGroups:
         """
         info = self._checked(wish)
         with self._resctrl.locked():
-            group = self._fitting(threads, wish, undo, info, steps)
+            left = self._used_by(undo, threads)
+            group = self._fitting(left, threads, wish, undo, info=info, steps=steps)
             missed = self._gather(group, threads, steps)
             inside = self._resctrl.tasks(group)
             held = sum(thread.tid in inside for thread in threads())
             self._confirm(group, wish, info)  # nobody changed it while the threads moved
+            for one in left:
+                if one != group and not self._resctrl.tasks(one):
+                    self._drop(one, steps, info)
         return Applied(threads=held, missed=missed, writes=steps.writes)
 
     def holds(self, undo: ResctrlUndo, threads: ThreadsNow) -> bool:
@@ -177,10 +181,22 @@ class ResctrlGroups:
             raise SpecInvalid(f"resctrl at {self._resctrl.mount!r} cannot hold {str(wish)!r}: {'; '.join(reasons)}")
         return info
 
-    def _fitting(self, threads: ThreadsNow, wish: Schemata, undo: ResctrlUndo, info: ResctrlInfo, steps: Steps) -> str:
-        """Return a group that holds the wish: the present one, changed if nobody else is in it, or a new one."""
-        ours = self._used_by(undo, threads)
-        for group in ours:
+    def _fitting(
+        self,
+        ours: list[str],
+        threads: ThreadsNow,
+        wish: Schemata,
+        undo: ResctrlUndo,
+        *,
+        info: ResctrlInfo,
+        steps: Steps,
+    ) -> str:
+        """Return a group that holds the wish: the present one, one of equal wish, the present one changed, a new one.
+
+        The present one is changed only if nobody else is in it.
+        """
+        others = sorted(one for one in self._resctrl.groups() if self._is_ours(one) and one not in ours)
+        for group in (*ours, *others):
             if not wish.missing_in(self._resctrl.schemata(group), info.rounding):
                 return group
         for group in ours:
@@ -188,19 +204,24 @@ class ResctrlGroups:
                 self._set(group, wish, steps, info, fresh=False)
                 return group
         group = self._unused(undo.group)
-        try:
-            steps.do(
-                f"make resctrl group {group!r}",
-                partial(self._resctrl.make, group),
-                partial(self._discard, group, undo, threads),
-            )
-        except OutOfClosids:
-            equal = self._equal_to(wish, info)
-            if equal is None:
-                raise
-            return equal
+        steps.do(
+            f"make resctrl group {group!r}",
+            partial(self._resctrl.make, group),
+            partial(self._discard, group, undo, threads),
+        )
         self._set(group, wish, steps, info, fresh=True)
         return group
+
+    def _drop(self, group: str, steps: Steps, info: ResctrlInfo) -> None:
+        """Remove a group of ours that became empty: its class of service is wanted elsewhere."""
+        earlier = self._resctrl.schemata(group)
+
+        def back() -> None:
+            self._resctrl.make(group)
+            self._resctrl.set_schemata(group, earlier)
+            self._confirm(group, earlier, info)
+
+        steps.do(f"remove resctrl group {group!r}", partial(self._resctrl.remove, group), back)
 
     def _used_by(self, undo: ResctrlUndo, threads: ThreadsNow) -> list[str]:
         """Return our groups in which threads of the workload are, and its own one if that exists, which comes first."""
@@ -223,12 +244,6 @@ class ResctrlGroups:
         taken = set(self._resctrl.groups())
         names = (group, *(f"{group}{_SEPARATOR}{number}" for number in range(2, len(taken) + 3)))
         return next(name for name in names if name not in taken)
-
-    def _equal_to(self, wish: Schemata, info: ResctrlInfo) -> str | None:
-        for group in sorted(filter(self._is_ours, self._resctrl.groups())):
-            if not wish.missing_in(self._resctrl.schemata(group), info.rounding):
-                return group
-        return None
 
     def _set(self, group: str, wish: Schemata, steps: Steps, info: ResctrlInfo, *, fresh: bool) -> None:
         """Write what differs and read it back."""

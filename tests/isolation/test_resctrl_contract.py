@@ -255,19 +255,19 @@ def test_fault_46_as_many_groups_as_there_are_classes_then_out_of_closids(world:
     assert len(world.groups.names()) == left > 1
 
 
-def test_fault_46_without_a_class_left_an_equal_wish_shares_a_group_until_the_last_leaves(world: World) -> None:
+def test_equal_wishes_share_a_group_until_the_last_leaves(world: World) -> None:
     first, second, third = world.spawn(2), world.spawn(2), world.spawn(1)
-    for number in range(world.groups.closids_left - 1):
-        world.files.mkdir(world.path(f"filler{number}"))
     undos = {pid: world.groups.snapshot(f"web{pid}", world.living(pid)) for pid in (first, second, third)}
     for pid in (first, second):
         assert world.groups.place(world.living(pid), world.ways(2), undos[pid], Steps()).threads == 2
     both = set(world.groups.members(f"web{first}"))
+    assert world.groups.names() == (f"web{first}",)
     assert world.groups.verify(world.living(second), world.ways(2), undos[second]) == ()
-    with pytest.raises(OutOfClosids):  # nobody has that, and the shared one must not be changed
-        world.groups.place(world.living(second), world.ways(3), undos[second], Steps())
-    with pytest.raises(OutOfClosids):
-        world.groups.place(world.living(third), world.ways(3), undos[third], Steps())
+    for number in range(world.groups.closids_left):
+        world.files.mkdir(world.path(f"filler{number}"))
+    for pid in (second, third):  # nobody has that, and the shared one must not be changed
+        with pytest.raises(OutOfClosids):
+            world.groups.place(world.living(pid), world.ways(3), undos[pid], Steps())
     assert world.groups.release(undos[first], world.living(first), shared=True).left_over == ()
     alone = set(world.groups.members(f"web{first}"))
     assert world.groups.place(world.living(second), world.ways(3), undos[second], Steps()).writes == 1
@@ -276,6 +276,21 @@ def test_fault_46_without_a_class_left_an_equal_wish_shares_a_group_until_the_la
     assert both == world.tids(first) | world.tids(second)
     assert alone == world.tids(second)
     assert f"web{first}" not in world.groups.names()
+
+
+def test_who_joins_an_equal_wish_leaves_no_empty_group_behind(world: World) -> None:
+    first, second = world.spawn(1), world.spawn(2)
+    undos = [world.groups.snapshot(name, world.living(pid)) for name, pid in (("a", first), ("b", second))]
+    world.groups.place(world.living(first), world.ways(2), undos[0], Steps())
+    world.groups.place(world.living(second), world.ways(3), undos[1], Steps())
+    before = world.verbs.whereabouts(), world.read("b", "schemata")
+    steps = Steps()
+    world.groups.place(world.living(second), world.ways(2), undos[1], steps)
+
+    assert world.groups.names() == ("a",)
+    assert set(world.groups.members("a")) == world.tids(first) | world.tids(second)
+    assert steps.undo_all() == ()
+    assert (world.verbs.whereabouts(), world.read("b", "schemata")) == before
 
 
 def test_a_placement_is_changed_in_its_group_and_empty_groups_go(world: World) -> None:
