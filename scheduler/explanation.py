@@ -6,16 +6,20 @@ import heapq
 import math
 from collections.abc import Sequence
 
+from isolation.resctrl_info import ways_text
+from isolation.spec import MemoryBandwidth
 from profiler.records import SlowdownEstimate, WorkloadProfile
 from scheduler.bounds import Limit
 from scheduler.placement import Candidate, Contribution, PredictedSlowdown, WorkloadRequest
 from scheduler.predictor import together
 from scheduler.scoring import UNSEEN, Effect, Score, prediction
+from scheduler.ways import Allotment
 
 LISTED = 8  # candidates in an explanation
 _LISTED_RESIDENTS = 4  # residents per listed candidate, worst hit first
 _LISTED_CONTRIBUTIONS = 12
 _LISTED_NOTES = 3
+_GETS = "; it gets "  # begins the last clause of a summary
 
 
 def reasons(found: Score, request: WorkloadRequest, limit: Limit) -> str:
@@ -115,6 +119,24 @@ def summary(
             f"{request.cpus}: its demand per CPU is taken as measured"
         )
     return "".join(said) + "."
+
+
+def with_allotment(summary: str, allotment: Allotment) -> str:
+    """Say in a summary what the workload gets of the caches where it runs, by which rule; what was said before goes."""
+    said = [
+        f"cache ways {ways_text(one.mask)} of cache {one.cache_id}, {allotment.rules[one.cache_id].value}"
+        for one in allotment.cache_ways
+        if one.cache_id in allotment.rules
+    ]
+    said += [f"{bandwidth_text(one)}, what those with a bound leave it" for one in allotment.memory_bandwidth]
+    rest = summary.partition(_GETS)[0].removesuffix(".")
+    return f"{rest}{_GETS}{'; '.join(said)} (not in the prediction)." if said else f"{rest}."
+
+
+def bandwidth_text(cap: MemoryBandwidth) -> str:
+    """Write "memory bandwidth of cache 0 held to 40 %"."""
+    amount = f"{(cap.bytes_per_s or 0) / 1e9:.3g} GB/s" if cap.percent is None else f"{cap.percent} %"
+    return f"memory bandwidth of cache {cap.cache_id} held to {amount}"
 
 
 def cpus_word(found: Score) -> str:

@@ -8,6 +8,7 @@ newcomer's own bound only: nobody who was placed is pushed over theirs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from isolation.cpuset import CpuSet, NodeSet
@@ -21,6 +22,7 @@ from scheduler.ledger import Ledger
 from scheduler.placement import Decision, EngineAdvice, Explanation, Resident, WorkloadRequest
 from scheduler.predictor import Predictor
 from scheduler.scoring import Score, score, standings, total_cost
+from scheduler.ways import Allotment, allotment_of, apportion
 
 _KEEPS_ALL, _BREAKS_OWN, _BREAKS_OTHERS = range(3)
 
@@ -61,7 +63,23 @@ def plan(
     *,
     allow_best_effort: bool,
 ) -> Decision:
-    """Choose CPUs for a newcomer; raises NotEnoughCpus, NotEnoughMemory and NoFeasiblePlacement."""
+    """Choose CPUs for a newcomer, and what it gets of the caches there (scheduler/ways.py).
+
+    Raises NotEnoughCpus, NotEnoughMemory and NoFeasiblePlacement.
+    """
+    decision = _seat(request, profile, ledger, predictor, allow_best_effort=allow_best_effort)
+    newcomer = Resident(name=request.name, cpus=decision.cpus, profile=profile, slo=request.slo, weight=request.weight)
+    return allotted(decision, allotment_of(newcomer, ledger, predictor))
+
+
+def _seat(
+    request: WorkloadRequest,
+    profile: WorkloadProfile | None,
+    ledger: Ledger,
+    predictor: Predictor,
+    *,
+    allow_best_effort: bool,
+) -> Decision:
     _refuse_more_memory(ledger.topology, request)
     choices = candidates(ledger, request.cpus, whole_cores=request.whole_cores)
     limit = limit_of(request.slo, profile, predictor.host_fingerprint)
@@ -104,7 +122,8 @@ def rebalance(
     """Move the resident whose new place lowers the total cost most, then the next, each at most once.
 
     Only residents with a request can move. A move must save at least the share `min_gain` of the total cost before it.
-    Nobody is moved out of a bound that is kept now.
+    Nobody is moved out of a bound that is kept now. Each decision holds what its workload gets of the caches once all
+    moves are made; what that changes for those who stay is told by scheduler.ways.apportion.
     """
     before = cost = total_cost(ledger, predictor)
     moves: list[tuple[str, Decision]] = []
@@ -123,26 +142,33 @@ def rebalance(
         moves.append((name, best[2]))
         moved.add(name)
         cost, ledger = best[0], best[3]
-    return Rebalancing(moves, before, cost)
+    allotments = apportion(ledger, predictor) if moves else {}
+    return Rebalancing([(name, allotted(decision, allotments[name])) for name, decision in moves], before, cost)
+
+
+def allotted(decision: Decision, allotment: Allotment) -> Decision:
+    """Write into a decision what it gets beside CPUs, in place of what it had; predictions do not count on it."""
+    if (decision.cache_ways, decision.memory_bandwidth) == (allotment.cache_ways, allotment.memory_bandwidth):
+        return decision
+    told = decision.explanation
+    return replace(
+        decision,
+        cache_ways=allotment.cache_ways,
+        memory_bandwidth=allotment.memory_bandwidth,
+        explanation=replace(told, summary=words.with_allotment(told.summary, allotment)),
+    )
 
 
 def _moves(
     resident: Resident, request: WorkloadRequest, ledger: Ledger, predictor: Predictor
 ) -> list[tuple[Decision, Ledger]]:
     try:
-        decision = plan(request, resident.profile, ledger.without(resident.name), predictor, allow_best_effort=True)
+        decision = _seat(request, resident.profile, ledger.without(resident.name), predictor, allow_best_effort=True)
     except (NoFeasiblePlacement, NotEnoughCpus, NotEnoughMemory):  # it has to stay where it is
         return []
     if decision.cpus == resident.cpus or (decision.best_effort and not _over_bound(resident, ledger, predictor)):
         return []
-    after = Resident(
-        name=resident.name,
-        cpus=decision.cpus,
-        profile=resident.profile,
-        slo=resident.slo,
-        weight=resident.weight,
-    )
-    return [(decision, ledger.with_resident(after))]
+    return [(decision, ledger.with_resident(replace(resident, cpus=decision.cpus)))]
 
 
 def _over_bound(resident: Resident, ledger: Ledger, predictor: Predictor) -> bool:
