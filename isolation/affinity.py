@@ -49,6 +49,8 @@ class ThreadAffinity:
         previous is the wish that held before: threads that carry exactly what it gave them get the new one, also when
         that is wider.
         """
+        known = {state.tid: state for state in undo.threads}
+        named = {process.pid for process in processes}
         done: set[tuple[int, int]] = set()
         refused: dict[int, str] = {}
         for _ in range(_PASSES):
@@ -56,8 +58,8 @@ class ThreadAffinity:
                 (state, wanted)
                 for state in self._states(processes)
                 if state.tid not in refused
-                and state.cpus != (wanted := self._wanted(state, spec, undo))
-                and (not state.cpus <= spec.cpus or (previous and state.cpus == self._wanted(state, previous, undo)))
+                and state.cpus != (wanted := self._wanted(state, spec, known))
+                and (not state.cpus <= spec.cpus or (previous and state.cpus == self._wanted(state, previous, known)))
             ]
             if not waiting:
                 break
@@ -68,7 +70,7 @@ class ThreadAffinity:
                         f" {wanted}: its cpuset allows no less, or somebody else changes it"
                     )
                 done.add((state.tid, state.starttime_ticks))
-                self._set(state, wanted, steps, refused, named={process.pid for process in processes})
+                self._set(state, wanted, steps, refused, named=named)
         after = list(self._states(processes))
         return Applied(
             threads=sum(state.cpus <= spec.cpus for state in after),
@@ -122,7 +124,7 @@ class ThreadAffinity:
         for pid in pids:
             yield from self._of_process(pid)
 
-    def _family(self, pid: int) -> tuple[int, ...]:
+    def _family(self, pid: int) -> Iterable[int]:
         return family(pid, files=self._files, proc_root=self._proc)
 
     def _of_process(self, pid: int) -> Iterator[ThreadState]:
@@ -132,9 +134,8 @@ class ThreadAffinity:
                 ticks = thread.starttime_ticks
                 yield ThreadState(tid=thread.tid, starttime_ticks=ticks, pid=pid, cgroup=None, cpus=cpus)
 
-    def _wanted(self, state: ThreadState, spec: IsolationSpec, undo: Undo) -> CpuSet:
+    def _wanted(self, state: ThreadState, spec: IsolationSpec, known: dict[int, ThreadState]) -> CpuSet:
         """Cut the thread's own mask to the wish, as the kernel does for cpusets; nothing in common = the wish."""
-        known = {one.tid: one for one in undo.threads}
         earlier = known.get(state.tid)
         if earlier is None or earlier.starttime_ticks != state.starttime_ticks:
             earlier = self._nearest(state.pid, known) or state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from functools import partial
 
 from isolation.cgroup import FAMILY_NAME, CpusetGroups, check_name
@@ -47,11 +48,11 @@ class OwnGroup:
     def place(self, processes: tuple[ProcessIdentity, ...], spec: IsolationSpec, undo: Undo, steps: Steps) -> Applied:
         """Make group and settings so, move every thread in, read everything back."""
         group = _group(undo)
-        self._prepare(group, spec, undo, steps)
-        missed = self._mover.gather(processes, group, undo, steps)
+        fresh = self._prepare(group, spec, undo, steps)
+        gathered = self._mover.gather(processes, group, undo, steps, fresh=fresh)
         inside, narrowed = 0, []
-        for pid, tid, found in self._mover.living(processes, undo):
-            if tid in missed:
+        for pid, tid, found in self._mover.allowed(gathered.threads):
+            if tid in gathered.missed:
                 continue
             if not found <= spec.cpus:
                 raise ApplyFailed(
@@ -61,7 +62,7 @@ class OwnGroup:
             inside += 1
             if found != spec.cpus:
                 narrowed.append(tid)
-        return Applied(threads=inside, narrowed=tuple(narrowed), missed=missed, writes=steps.writes)
+        return Applied(threads=inside, narrowed=tuple(narrowed), missed=gathered.missed, writes=steps.writes)
 
     def verify(self, processes: tuple[ProcessIdentity, ...], spec: IsolationSpec, undo: Undo) -> tuple[Drift, ...]:
         """Compare group and threads with the wish; changes nothing."""
@@ -82,16 +83,14 @@ class OwnGroup:
 
     def restore_masks(self, undo: Undo) -> list[str]:
         """Give every thread that is back home its earlier CPUs; return what could not be done."""
-        return [
-            told for state in undo.threads if self._mover.is_home(state) for told in self._mover.restore_mask(state)
-        ]
+        return self._mover.restore(undo)[1]
 
     def release(self, undo: Undo) -> Released:
         """Put every thread back where it was, remove the group; go as far as possible and tell what is left."""
         group = _group(undo)
         left_over = self._mover.empty(group, undo)
-        alive = sum(self._mover.is_same(state) for state in undo.threads)
-        left_over += self.restore_masks(undo)
+        alive, told = self._mover.restore(undo)
+        left_over += told
         for one in (group, self._home):
             left_over += self._remove(one)
         return Released(restored=alive, gone=len(undo.threads) - alive, left_over=tuple(left_over))
@@ -109,28 +108,37 @@ class OwnGroup:
     def remove_orphan(self, name: str) -> None:
         """Remove a group of ours that no record knows; raises CgroupRefused while it holds a task."""
         group = f"{self._home}/{check_name(name)}"
-        if not self._groups.exists(group):
+        try:
+            tids = self._groups.members(group)
+        except FileNotFoundError:
             return
-        if tids := self._groups.members(group):
+        if tids:
             raise CgroupRefused(f"group {group!r} still holds {len(tids)} threads, such as {min(tids)}; it stays")
         if left_over := [*self._remove(group), *self._remove(self._home)]:
             raise CgroupRefused("; ".join(left_over))
 
-    def _prepare(self, group: str, spec: IsolationSpec, undo: Undo, steps: Steps) -> None:
-        fresh = False
-        for one in (self._home, group):
-            if not self._v1:
-                self._delegate(one.rpartition("/")[0] or "/", steps)
-            fresh = not self._groups.exists(one)
-            if fresh:
-                steps.do(f"make group {one!r}", partial(self._groups.make, one), partial(self._discard, one, undo))
-            if self._v1 and one == self._home:
-                self._widen_home(spec, steps, fresh=fresh)
-        set_groups(self._groups, "mems", {group: self._wanted_mems(spec, undo)}, steps, fresh=fresh)
+    def _prepare(self, group: str, spec: IsolationSpec, undo: Undo, steps: Steps) -> bool:
+        """Make the group as wished; tell whether it is a new one."""
+        mems = self._wanted_mems(spec, undo)
+        if self._v1:
+            self._prepare_home(spec.cpus, mems, undo, steps)
+        else:
+            self._delegate("/", steps)
+            if not self._groups.exists(self._home):
+                self._make(self._home, undo, steps)
+            self._delegate(self._home, steps)
+        fresh = not self._groups.exists(group)
+        if fresh:
+            self._make(group, undo, steps)
+        set_groups(self._groups, "mems", {group: mems}, steps, fresh=fresh)
         set_groups(self._groups, "cpus", {group: spec.cpus}, steps, fresh=fresh)
         if drifts := self._group_drift(group, spec):
             told = "; ".join(f"{drift.path!r}: wished {drift.expected}, granted {drift.found}" for drift in drifts)
             raise ApplyFailed(f"the kernel did not grant what it accepted: {told}")
+        return fresh
+
+    def _make(self, group: str, undo: Undo, steps: Steps) -> None:
+        steps.do(f"make group {group!r}", partial(self._groups.make, group), partial(self._discard, group, undo))
 
     def _delegate(self, parent: str, steps: Steps) -> None:
         """Let children of the top, or of our own home, have cpuset files (v2)."""
@@ -141,13 +149,19 @@ class OwnGroup:
                 partial(self._groups.write, parent, "cgroup.subtree_control", "-cpuset"),
             )
 
-    def _widen_home(self, spec: IsolationSpec, steps: Steps, *, fresh: bool) -> None:
+    def _prepare_home(self, cpus: CpuSet, mems: NodeSet, undo: Undo, steps: Steps) -> None:
         """Give our home all CPUs and nodes of the top: new groups are empty, and lose CPUs that go offline (v1)."""
-        cpus, mems = CpuSet.parse(self._groups.read("/", "cpuset.cpus")), self._nodes("/")
-        if not spec.cpus <= CpuSet.parse(self._groups.read(self._home, "cpuset.cpus")):
-            set_groups(self._groups, "cpus", {self._home: cpus}, steps, fresh=fresh)
-        if not mems <= self._nodes(self._home):
-            set_groups(self._groups, "mems", {self._home: mems}, steps, fresh=fresh)
+        try:
+            has_cpus, has_mems = CpuSet.parse(self._groups.read(self._home, "cpuset.cpus")), self._nodes(self._home)
+            fresh = False
+        except FileNotFoundError:
+            self._make(self._home, undo, steps)
+            has_cpus, has_mems, fresh = CpuSet(), NodeSet(), True
+        if not cpus <= has_cpus:
+            top = CpuSet.parse(self._groups.read("/", "cpuset.cpus"))
+            set_groups(self._groups, "cpus", {self._home: top}, steps, fresh=fresh)
+        if not mems <= has_mems:
+            set_groups(self._groups, "mems", {self._home: self._nodes("/")}, steps, fresh=fresh)
 
     def _wanted_mems(self, spec: IsolationSpec, undo: Undo) -> NodeSet:
         """Return the wish, or else what the processes had; on v2 empty = as the parent has."""
@@ -156,6 +170,8 @@ class OwnGroup:
         found = NodeSet()
         for earlier in sorted({state.cgroup or "/" for state in undo.threads}):
             found = found | self._nodes(earlier)
+        if self._v1 and found:  # always within the top
+            return found
         top = self._nodes("/")
         return NodeSet() if not self._v1 and found == top else found & top or top
 
@@ -188,11 +204,13 @@ class OwnGroup:
 
     def _remove(self, group: str) -> list[str]:
         """Remove a group; our home stays while other placements use it."""
-        if not self._groups.exists(group) or self._groups.children(group):
-            return []
         try:
             self._groups.remove(group)
+        except FileNotFoundError:
+            return []
         except OSError as cause:
+            if cause.errno == errno.EBUSY and self._groups.children(group):
+                return []
             return [f"group {group!r} could not be removed: {explain(cause)}"]
         return []
 

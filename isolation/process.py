@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 
 from isolation.cpuset import CpuSet
 from isolation.errors import ForeignProcess, KernelThread, ProcessGone, ProcessRefused, ReservedProcess
@@ -49,7 +50,7 @@ class Stat:
     def parse(cls, text: str) -> Stat:
         """Read one line; comm may itself hold spaces and parentheses, so the last one ends it."""
         opening, closing = text.index("("), text.rindex(")")
-        fields = text[closing + 2 :].split()
+        fields = text[closing + 2 :].split(maxsplit=20)
         return cls(
             pid=int(text[:opening]),
             comm=text[opening + 1 : closing],
@@ -85,19 +86,35 @@ def read_status(path: str, *, files: KernelFiles = HOST_FILES) -> dict[str, str]
     return {name: value.strip() for name, _, value in lines}
 
 
+def process_of(tid: int, *, files: KernelFiles = HOST_FILES, proc_root: str = "/proc") -> int | None:
+    """Return the pid of the process that the thread is of; None when it is gone."""
+    try:
+        return int(_field(files.read(f"{proc_root}/{tid}/status"), "Tgid"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
 def allowed_cpus(pid: int, tid: int, *, files: KernelFiles = HOST_FILES, proc_root: str = "/proc") -> CpuSet | None:
     """Return where a thread may run by its own status; None when it is gone, or dead."""
     try:
         text = files.read(f"{proc_root}/{pid}/task/{tid}/status")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    found = None
-    for line in text.splitlines():
-        if line.startswith("State:") and line.split()[1] in _DEAD:
-            return None
-        if line.startswith("Cpus_allowed_list:"):
-            found = CpuSet.parse(line.partition(":")[2])
-    return found
+    return None if _field(text, "State")[0] in _DEAD else _cpu_list(_field(text, "Cpus_allowed_list"))
+
+
+def _field(text: str, name: str) -> str:
+    """Return one field of a status file, after the first; raises ValueError when there is none."""
+    before = text.find(f"\n{name}:\t")  # Name, the first, cannot imitate one: the kernel escapes its line breaks
+    if before < 0:
+        raise ValueError(f"a status file has no field {name!r}: {text[:80]!r}")
+    start = before + len(name) + 3
+    return text[start : text.index("\n", start)]
+
+
+@lru_cache(maxsize=64)  # all threads of a workload print the same few
+def _cpu_list(text: str) -> CpuSet:
+    return CpuSet.parse(text)
 
 
 def identify(
@@ -174,23 +191,23 @@ def threads(pid: int, *, files: KernelFiles = HOST_FILES, proc_root: str = "/pro
     return tuple(found)
 
 
-def family(pid: int, *, files: KernelFiles = HOST_FILES, proc_root: str = "/proc") -> tuple[int, ...]:
-    """Return the process and all its living descendants, itself first; empty when it is gone."""
-    found: list[int] = []
+def family(pid: int, *, files: KernelFiles = HOST_FILES, proc_root: str = "/proc") -> dict[int, tuple[int, ...]]:
+    """Return the tids of the process and of all its living descendants by pid, itself first; empty when it is gone."""
+    found: dict[int, tuple[int, ...]] = {}
     waiting = [pid]
     parents: dict[int, int] | None = None
     while waiting:
         one = waiting.pop(0)
-        tids = thread_ids(one, files=files, proc_root=proc_root)
-        if not tids or one in found:
+        tids = () if one in found else thread_ids(one, files=files, proc_root=proc_root)
+        if not tids:
             continue
-        found.append(one)
+        found[one] = tids
         try:
             waiting.extend(_children(one, tids, files, proc_root))
         except NotImplementedError:
             parents = _parents(files, proc_root) if parents is None else parents
             waiting.extend(child for child, parent in parents.items() if parent == one)
-    return tuple(found)
+    return found
 
 
 def _children(pid: int, tids: tuple[int, ...], files: KernelFiles, proc_root: str) -> list[int]:

@@ -131,11 +131,12 @@ def test_real_process_threads_and_family() -> None:
         assert not still(replace(identity, starttime_ticks=identity.starttime_ticks - 1))
         assert (identity.pid, identity.uid, identity.boot_id) == (pid, os.getuid(), boot_id())
         assert len({thread.tid for thread in found}) == 6
-        assert (everybody[0], len(everybody)) == (pid, 3)
+        assert (next(iter(everybody)), len(everybody)) == (pid, 3)
+        assert everybody[pid] == tuple(thread.tid for thread in found)
         assert allowed_cpus(pid, pid) is not None
     assert not still(identity)
     assert threads(pid) == ()
-    assert family(pid) == ()
+    assert family(pid) == {}
     assert allowed_cpus(pid, pid) is None
 
 
@@ -180,7 +181,7 @@ def test_family_works_without_children_files() -> None:
     grandchild = kernel.fork(child)
     kernel.spawn()
 
-    assert family(pid, files=kernel) == (pid, child, grandchild)
+    assert tuple(family(pid, files=kernel)) == (pid, child, grandchild)
 
 
 def test_our_own_threads_are_found_while_they_come_and_go() -> None:
