@@ -12,15 +12,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from isolation.enforcer import Enforcer
-from isolation.errors import IsolationError, UndoFailed
+from isolation.errors import IsolationError, SchemataRejected, SpecInvalid, UndoFailed
 from isolation.kernelfs import HOST_FILES, KernelFiles
 from isolation.process import boot_id
 from scheduler import wire
 from scheduler.errors import EtagStale, JournalFailed, PlacementExists, PlacementMissing, RequestIdReused
 from scheduler.held import Held, outcome_of, sentence_of, spec_of
 from scheduler.journal import Entry, Event, Journal
+from scheduler.moves import Moves
 from scheduler.placement import LIVE, Decision, Placement, PlacementState, WorkloadRequest
-from scheduler.planner import plan, rebalance
+from scheduler.planner import plan
 from scheduler.targets import Targets
 from scheduler.view import View, Viewer
 from scheduler.writer import Writer
@@ -54,6 +55,15 @@ class Controller:
         self._boot_id = boot_id(files=files)
         self._reserved: set[str] = set()  # names of stored records that cannot be read: they must not be overwritten
         self._owed: dict[str, Callable[[], None]] = {}  # by name: what the journal could not save when it was due
+        self._moves = Moves(
+            enforcer=enforcer,
+            journal=journal,
+            viewer=viewer,
+            held=held,
+            entry=self._entry,
+            save=self._save,
+            checkpoint=checkpoint,
+        )
 
     # --- reads ------------------------------------------------------------------------------
 
@@ -92,9 +102,16 @@ class Controller:
         self, *, max_moves: int, min_gain: float, validate_only: bool
     ) -> tuple[tuple[Placement, ...], float, float]:
         """Move those placements whose new place lowers the total predicted cost enough."""
-        return self._writer.run(
-            lambda: self._rebalance(max_moves=max_moves, min_gain=min_gain, validate_only=validate_only)
-        )
+
+        def job() -> tuple[tuple[Placement, ...], float, float]:
+            if validate_only:
+                return self._moves.rebalance(max_moves=max_moves, min_gain=min_gain, validate_only=True)
+            self.pay()
+            found = self._moves.rebalance(max_moves=max_moves, min_gain=min_gain, validate_only=False)
+            self._moves.apportion()
+            return found
+
+        return self._writer.run(job)
 
     def once(self, request_id: str, digest: bytes, work: Callable[[], bytes]) -> bytes:
         """Run a change that needs no intent; its answer is kept for repeats of the request."""
@@ -134,7 +151,13 @@ class Controller:
         self._journal.intend(self._entry(intended, held), digest)
         self._checkpoint("place: apply")
         try:
-            applied = self._enforcer.apply(request.name, target, spec_of(decision), undo)
+            try:
+                applied = self._enforcer.apply(request.name, target, spec_of(decision), undo)
+            except (SchemataRejected, SpecInvalid):  # resctrl is not what it was a moment ago: plan with what it is
+                self._viewer.offer(self._enforcer.controls())
+                intended = replace(intended, decision=self._decide(request, allow_best_effort=allow_best_effort))
+                self._journal.update(self._entry(intended, held))
+                applied = self._enforcer.apply(request.name, target, spec_of(intended.decision), undo)
         except UndoFailed as error:  # the earlier state is still needed: the reconciler goes on restoring it
             self.keep_releasing(intended, held, ("refused", str(error)))
             raise
@@ -154,7 +177,13 @@ class Controller:
         self._checkpoint("place: answer")
         self._held[request.name] = held
         self._viewer.put(done)
+        self._moves.apportion()
         return done
+
+    def apportion(self) -> None:
+        """Look what resctrl offers now and share it out among those who are here; on the writer thread."""
+        self._viewer.offer(self._enforcer.controls())
+        self._moves.apportion()
 
     def _decide(self, request: WorkloadRequest, *, allow_best_effort: bool) -> Decision:
         view = self.view()
@@ -191,7 +220,7 @@ class Controller:
     def take_back(self, placement: Placement, held: Held, event: tuple[str, str]) -> None:
         """Restore the earlier state and forget the placement; what cannot be restored now is kept as RELEASING."""
         try:
-            self._enforcer.release(held.undo)
+            self._enforcer.release(held.undo, shared=self._shares(placement.name))
         except IsolationError as error:
             _log.exception("giving back failed; trying again", extra={"workload": placement.name})
             self.keep_releasing(placement, held, (event[0], f"{event[1]}; and giving back failed: {error}"))
@@ -270,12 +299,14 @@ class Controller:
         self._journal.intend(self._entry(leaving, held), digest)
         self._held[name] = held  # whoever finishes it answers this request
         self._viewer.put(leaving)
-        return self.finish_release(leaving, held, "released")
+        done = self.finish_release(leaving, held, "released")
+        self._moves.apportion()
+        return done
 
     def finish_release(self, leaving: Placement, held: Held, kind: str) -> Placement:
         """Restore and settle; on the writer thread, also for the reconciler."""
         self._checkpoint("release: restore")
-        released = self._enforcer.release(held.undo)
+        released = self._enforcer.release(held.undo, shared=self._shares(leaving.name))
         notes = tuple(f"left over: {one}" for one in released.left_over)
         done = replace(leaving, state=PlacementState.RELEASED, etag=uuid.uuid4().hex[:16], threads=0, notes=notes)
         self._checkpoint("release: save outcome")
@@ -291,50 +322,10 @@ class Controller:
         self.expire()
         return done
 
-    # --- rebalance ---------------------------------------------------------------------------
-
-    def _rebalance(
-        self, *, max_moves: int, min_gain: float, validate_only: bool
-    ) -> tuple[tuple[Placement, ...], float, float]:
-        if not validate_only:
-            self.pay()
-        view = self.view()
-        requests = {
-            name: one.request
-            for name, one in view.placements.items()
-            if one.state is PlacementState.ACTIVE and one.mechanism == self._enforcer.mechanism
-        }
-        result = rebalance(view.ledger, requests, view.predictor, max_moves=max_moves, min_gain=min_gain)
-        moved = []
-        for name, decision in result.moves:
-            before = view.placements[name]
-            after = replace(before, decision=decision, etag=uuid.uuid4().hex[:16])
-            if not validate_only:
-                after = self._move(before, after)
-            moved.append(after)
-        return tuple(moved), result.cost_before, result.cost_after
-
-    def _move(self, before: Placement, after: Placement) -> Placement:
-        held = self._held[before.name]
-        intended = replace(after, state=PlacementState.APPLYING)
-        self._checkpoint("move: save intent")
-        self._journal.update(self._entry(intended, held))
-        self._checkpoint("move: apply")
-        try:
-            applied = self._enforcer.apply(
-                before.name, held.target, spec_of(after.decision), held.undo, previous=spec_of(before.decision)
-            )
-        except IsolationError as error:  # the enforcer took its steps back: it sits where it sat
-            detail = f"move to CPUs {after.decision.cpus} failed: {error}"
-            entry = self._entry(before, held)
-            self._save(before.name, lambda: self._journal.update(entry, (time.time(), "refused", detail)))
-            raise
-        self._checkpoint("move: save outcome")
-        done = outcome_of(intended, applied)
-        self._viewer.put(done)  # also when it cannot be saved at once: the intent, which is saved, says the same
-        entry, detail = self._entry(done, held), f"moved from CPUs {before.decision.cpus} to {after.decision.cpus}"
-        self._save(before.name, lambda: self._journal.update(entry, (time.time(), "placed", detail)))
-        return done
+    def _shares(self, name: str) -> bool:
+        """Tell whether another placement may be in the same resctrl group: any that has cache ways or bandwidth."""
+        live = (one for one in self.view().placements.values() if one.name != name and one.name in self._held)
+        return any(spec_of(one.decision).wants_class for one in live)
 
     # --- small parts -------------------------------------------------------------------------
 

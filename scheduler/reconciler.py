@@ -68,6 +68,12 @@ class Reconciler:
             held = self._held.get(name)
             if held is not None and placement.state in LIVE and not self._controller.owes(name):
                 self._guarded(name, partial(self._reconcile_one, placement, held))
+        self._guarded("", self._share_out)
+
+    def _share_out(self) -> None:
+        if told := self._enforcer.remove_empty_classes():
+            raise IsolationError("; ".join(told))
+        self._controller.apportion()
 
     def _guarded(self, name: str, work: Callable[[], None]) -> None:
         """Let the failure of one placement stop neither the others nor the start; it is tried again at every turn."""
@@ -161,6 +167,7 @@ class Reconciler:
             self._guarded(entry.name, partial(self._recover_one, placement, held, entry))
         self._controller.expire()
         self._guarded("", self._remove_orphans)
+        self._guarded("", self._share_out)
 
     def _remove_orphans(self) -> None:
         """Remove empty groups that no record knows; one that still holds threads is nobody's to end."""

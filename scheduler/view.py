@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from isolation.resctrl_info import ResctrlInfo
 from isolation.topology import Topology
 from profiler.errors import ModelDamaged, ModelMissing, ProfileDamaged, ProfileMissing
 from profiler.prediction import PairModel
@@ -57,7 +59,8 @@ class Viewer:
         self._lock = threading.Lock()
         self._placements: dict[str, Placement] = {}
         self._over: dict[str, None] = {}  # names of placements that are over, in the order they ended
-        self._ledger = Ledger(topology=topology)
+        peak = host.memory_bytes_per_s
+        self._ledger = Ledger(topology=topology, peak_bytes_per_s=peak if math.isfinite(peak) else None)
         self._revisions: tuple[object, object] = (self._store.revision(), self._registry.revision())
         self._profiles, self._damaged = self._read_profiles()
         self._predictor = self._read_model()
@@ -101,6 +104,13 @@ class Viewer:
                 self._over.pop(name, None)
                 self._leave(name)
             self._view = self._build()
+
+    def offer(self, controls: ResctrlInfo | None) -> None:
+        """Take in what resctrl offers now; None = nothing."""
+        with self._lock:
+            if controls != self._ledger.controls:
+                self._ledger = replace(self._ledger, controls=controls)
+                self._view = self._build()
 
     def surplus(self) -> tuple[str, ...]:
         """Name the placements that were over first, beyond the newest ones that are kept."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from isolation.cpuset import CpuSet, NodeSet
 from isolation.enforcer import Mechanism
 from isolation.topology import Topology
-from profiler.records import HostTraits
+from profiler.records import HostTraits, WorkloadProfile
 from profiler.registry import ModelRegistry
 from profiler.store import ProfileStore
 from scheduler.controller import Controller
@@ -23,9 +23,10 @@ from scheduler.placement import Placement, WorkloadRequest
 from scheduler.reconciler import Reconciler
 from scheduler.view import Viewer
 from scheduler.writer import Writer
-from tests.fakes.kernel import FakeGroup, FakeKernel
+from tests.fakes.kernel import FakeGroup
 from tests.fakes.machines import make_topology
 from tests.fakes.predictions import hog
+from tests.fakes.resctrl import FakeResctrl
 
 TOPOLOGY = make_topology(cores_per_llc=2)  # CPUs 0-1, node 0
 
@@ -34,12 +35,13 @@ class PowerCut(BaseException):
     """The daemon ends here; nothing of it may run any more."""
 
 
-class SickKernel(FakeKernel):
-    """Answers EIO when asked for a path that holds one of `unreadable`."""
+class SickKernel(FakeResctrl):
+    """Answers EIO when asked for a path that holds one of `unreadable`; resctrl is not mounted unless told so."""
 
-    def __init__(self, *, cpus: str, mems: str, version: int) -> None:
+    def __init__(self, *, cpus: str, mems: str, version: int, closids: int) -> None:
         self.unreadable: tuple[str, ...] = ()
-        super().__init__(cpus=cpus, mems=mems, version=version)
+        super().__init__(cpus=cpus, mems=mems, version=version, domains=(0,), closids=max(closids, 1))
+        self.mounted = closids > 0
 
     def read(self, path: str) -> str:
         self._refuse(path)
@@ -79,8 +81,10 @@ class Desk:
         version: int = 1,
         mechanism: Mechanism | None = None,
         topology: Topology = TOPOLOGY,
+        closids: int = 0,
     ) -> None:
-        self.kernel = SickKernel(cpus=str(topology.online), mems="0", version=version)
+        """`closids` above 0 = resctrl is mounted and has so many classes, the default one among them."""
+        self.kernel = SickKernel(cpus=str(topology.online), mems="0", version=version, closids=closids)
         self.kernel._next_pid = 30_000 if os.getpid() < 20_000 else 10_000  # far from our own, which is refused
         if version == 2:
             self.kernel.groups["/"].subtree.add("cpuset")
@@ -132,10 +136,17 @@ class Desk:
         self.kernel.groups[path] = FakeGroup(CpuSet.parse(cpus), NodeSet.parse("0"))
 
     def place(
-        self, name: str, *pids: int, cpus: int = 1, request_id: str = "", cgroup_path: str | None = None
+        self,
+        name: str,
+        *pids: int,
+        cpus: int = 1,
+        request_id: str = "",
+        cgroup_path: str | None = None,
+        profile: WorkloadProfile | None = None,
     ) -> Placement:
-        """Place a hog."""
-        request = WorkloadRequest(name=name, cpus=cpus, pids=pids, cgroup_path=cgroup_path, inline_profile=hog(name))
+        """Place a hog, or what the profile says."""
+        found = profile or hog(name)
+        request = WorkloadRequest(name=name, cpus=cpus, pids=pids, cgroup_path=cgroup_path, inline_profile=found)
         return self.controller.place(request_id or self._fresh(), b"place", request, allow_best_effort=True)
 
     def release(self, name: str, *, request_id: str = "", etag: str = "") -> Placement:

@@ -44,6 +44,7 @@ def make_topology(
                 size_bytes=llc_size_bytes,
                 ways=llc_ways,
                 cpus=CpuSet.of(cpu.id for cpu in cpus if cpu.llc == llc),
+                kernel_id=llc,
             )
             for llc in range(llcs)
         ),

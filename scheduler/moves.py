@@ -1,0 +1,166 @@
+"""Changes of placements that stay: rebalancing, and cache ways that follow who is there. On the writer thread."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from isolation.enforcer import Enforcer
+from isolation.errors import IsolationError
+from scheduler.errors import JournalFailed
+from scheduler.held import Held, outcome_of, spec_of
+from scheduler.journal import Entry, Journal
+from scheduler.placement import Decision, Placement, PlacementState
+from scheduler.planner import rebalance
+from scheduler.view import Viewer
+from scheduler.ways import Allotment, apportion
+
+_log = logging.getLogger("cotenant.moves")
+_SETTLED = frozenset({PlacementState.ACTIVE, PlacementState.PARTIAL})
+
+
+class Moves:
+    """Moves one placement after the other: intent saved, applied, read back, saved."""
+
+    def __init__(
+        self,
+        *,
+        enforcer: Enforcer,
+        journal: Journal,
+        viewer: Viewer,
+        held: dict[str, Held],
+        entry: Callable[[Placement, Held], Entry],
+        save: Callable[[str, Callable[[], None]], None],
+        checkpoint: Callable[[str], None],
+    ) -> None:
+        """`save` keeps what the journal cannot take now until it can."""
+        self._enforcer = enforcer
+        self._journal = journal
+        self._viewer = viewer
+        self._held = held
+        self._entry = entry
+        self._save = save
+        self._checkpoint = checkpoint
+        self._told: dict[str, str] = {}  # by name: the failure that was told last
+        self._shared_out: tuple[object, object] | None = None  # the ledger and model that all have their share of
+
+    def rebalance(
+        self, *, max_moves: int, min_gain: float, validate_only: bool
+    ) -> tuple[tuple[Placement, ...], float, float]:
+        """Move those placements whose new place lowers the total predicted cost enough."""
+        view = self._viewer.current()
+        requests = {
+            name: one.request
+            for name, one in view.placements.items()
+            if one.state is PlacementState.ACTIVE and one.mechanism == self._enforcer.mechanism
+        }
+        result = rebalance(view.ledger, requests, view.predictor, max_moves=max_moves, min_gain=min_gain)
+        moved = []
+        for name, decision in result.moves:
+            before = view.placements[name]
+            after = replace(before, decision=decision, etag=uuid.uuid4().hex[:16])
+            if not validate_only:
+                after = self.move(before, after)
+            moved.append(after)
+        return tuple(moved), result.cost_before, result.cost_after
+
+    def apportion(self) -> None:
+        """Give everybody the cache ways and bandwidth that the rule of ways.py says for those who are here now.
+
+        Who loses ways comes before who gains some. A failure leaves that placement as it was, stops nobody else, and
+        is tried again at the next call; a class refused for want of one, when somebody came or went.
+        """
+        view = self._viewer.current()
+        if self._shared_out == (id(view.ledger), id(view.predictor)):
+            return
+        wanted = apportion(view.ledger, view.predictor)
+        good = self._give(wanted)
+        if any(self._without(name, allotment) for name, allotment in wanted.items()):
+            good = self._give(wanted)  # classes that the others left may be free now
+        now = self._viewer.current()
+        self._shared_out = (id(now.ledger), id(now.predictor)) if good else None
+
+    def _give(self, wanted: Mapping[str, Allotment]) -> bool:
+        changes = [
+            (one, wanted.get(name, Allotment()))
+            for name, one in self._viewer.current().placements.items()
+            if one.state in _SETTLED
+            and name in self._held
+            and one.mechanism == self._enforcer.mechanism
+            and _allotment(one.decision) != wanted.get(name, Allotment())
+        ]
+        good = True
+        for before, allotment in sorted(changes, key=lambda change: _grows(_allotment(change[0].decision), change[1])):
+            decision = replace(
+                before.decision, cache_ways=allotment.cache_ways, memory_bandwidth=allotment.memory_bandwidth
+            )
+            try:
+                self.move(before, replace(before, decision=decision, etag=uuid.uuid4().hex[:16]))
+            except (IsolationError, JournalFailed) as error:
+                good = False
+                if self._told.get(before.name) != str(error):  # once, not at every turn
+                    self._told[before.name] = str(error)
+                    _log.exception("cache ways stay as they are", extra={"workload": before.name})
+            else:
+                self._told.pop(before.name, None)
+        return good
+
+    def _without(self, name: str, allotment: Allotment) -> bool:
+        """Tell whether a placement was refused the class it should have."""
+        placement = self._viewer.current().placements.get(name)
+        return placement is not None and allotment != Allotment() == _allotment(placement.decision)
+
+    def move(self, before: Placement, after: Placement) -> Placement:
+        """Apply another decision for a placement; when that fails it sits where it sat."""
+        held = self._held[before.name]
+        intended = replace(after, state=PlacementState.APPLYING)
+        self._checkpoint("move: save intent")
+        self._journal.update(self._entry(intended, held))
+        self._checkpoint("move: apply")
+        try:
+            applied = self._enforcer.apply(
+                before.name, held.target, spec_of(after.decision), held.undo, previous=spec_of(before.decision)
+            )
+        except IsolationError as error:  # the enforcer took its steps back
+            detail = f"{_change(before.decision, after.decision)} failed: {error}"
+            entry = self._entry(before, held)
+            self._save(before.name, lambda: self._journal.update(entry, (time.time(), "refused", detail)))
+            raise
+        self._checkpoint("move: save outcome")
+        done = outcome_of(intended, applied)
+        self._viewer.put(done)  # also when it cannot be saved at once: the intent, which is saved, says the same
+        entry, detail = self._entry(done, held), _change(before.decision, done.decision)
+        self._save(before.name, lambda: self._journal.update(entry, (time.time(), "placed", detail)))
+        return done
+
+
+def _allotment(decision: Decision) -> Allotment:
+    return Allotment(cache_ways=decision.cache_ways, memory_bandwidth=decision.memory_bandwidth)
+
+
+def _grows(before: Allotment, after: Allotment) -> bool:
+    """Tell whether any cache gives more ways than before; who is not restricted has all."""
+    had = {one.cache_id: one.mask for one in before.cache_ways}
+    has = {one.cache_id: one.mask for one in after.cache_ways}
+    return any(cache not in has or not had[cache].covers(has[cache]) for cache in had)
+
+
+def _change(before: Decision, after: Decision) -> str:
+    """Say in one line what a move changed."""
+    said = []
+    if before.cpus != after.cpus:
+        said.append(f"moved from CPUs {before.cpus} to {after.cpus}")
+    if before.mems != after.mems:
+        said.append(f"memory nodes from {before.mems or 'any'} to {after.mems or 'any'}")
+    if before.cache_ways != after.cache_ways:
+        said.append(f"cache ways from {_ways(before)} to {_ways(after)}")
+    if before.memory_bandwidth != after.memory_bandwidth:
+        said.append("memory bandwidth caps changed")
+    return ", ".join(said) or "nothing changed"
+
+
+def _ways(decision: Decision) -> str:
+    return ";".join(f"{one.cache_id}={one.mask}" for one in decision.cache_ways) or "all"
