@@ -80,7 +80,7 @@ class _Cache(NamedTuple):
     id: int
     cpus: int
     control: CacheControl | None  #: None = bandwidth only
-    run: WayMask  #: what can be divided
+    run: WayMask  #: what can be divided; no way = nothing
     size_bytes: float  #: infinite when unknown
 
 
@@ -179,6 +179,8 @@ def _found(ledger: Ledger) -> Iterable[_Cache]:
         control = ways if ways is not None and one.kernel_id in ways.domains else None
         if control is not None or (bandwidth is not None and one.kernel_id in bandwidth.domains):
             run = WayMask() if control is None else control.available(one.kernel_id)
+            if control is not None and len(run) < control.min_cbm_bits:  # others hold nearly all
+                run = WayMask()
             yield _Cache(one.kernel_id, one.cpus.mask, control, run, float(one.size_bytes or math.inf))
 
 
