@@ -40,8 +40,8 @@ bench: $(VENV)/bench.done  ## Measure latency and memory of the daemon, beside a
 	$(BIN)/python -m benchmarks.latency
 
 .PHONY: test-vm
-test-vm: $(VENV)/dev.done  ## Run the kernel's suites on a booted kernel with cgroup v2, two NUMA nodes and CAT (root, Debian)
-	$(BIN)/python -m tests.vm.run
+test-vm: $(VENV)/dev.done  ## Run the kernel's suites on a booted kernel with cgroup v2, two NUMA nodes and CAT (root, Debian); ONLY=text, WAIT=1
+	$(BIN)/python -m tests.vm.run $(if $(ONLY),--only '$(ONLY)') $(if $(WAIT),--wait)
 
 .PHONY: setup
 setup: $(VENV)/bench.done  ## Create .venv with everything, llama-cpp-python included

@@ -1,4 +1,7 @@
-"""Run the suites, as root inside the guest: `python -m tests.vm.inside FOLDER`; results.txt and code are left there."""
+"""Run suites, as root inside the guest: `python -m tests.vm.inside FOLDER MACHINE ONLY`.
+
+What it leaves in the folder: results.txt, summary.txt and, last of all, code.
+"""
 
 from __future__ import annotations
 
@@ -8,98 +11,98 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TextIO
 from xml.etree import ElementTree as ET
+
+from tests.vm.suites import Machine, Resctrl, Suite, chosen
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _RESCTRL = Path("/sys/fs/resctrl")
 _NODES = Path("/sys/devices/system/node")
 _SUITE_LIMIT_S = 900
+_TOLD_FILES = ("num_closids", "cbm_mask", "min_cbm_bits", "min_bandwidth", "bandwidth_gran", "num_rmids")
 
 
-class Suite(NamedTuple):
-    what: str
-    files: tuple[str, ...]
-    only: str = ""  # as pytest -k; a daemon takes half a minute to start here, so not all of its tests
-
-
-SUITES = (
-    Suite(
-        "cpuset rules, enforcer and host kernel on cgroup v2",
-        (
-            "tests/isolation/test_cpuset_contract.py",
-            "tests/isolation/test_enforcer_real.py",
-            "tests/isolation/test_host_kernel.py",
-        ),
-    ),
-    Suite("resctrl rules and groups", ("tests/isolation/test_resctrl_contract.py",)),
-    Suite("a placement from end to end, 2 NUMA nodes", ("tests/vm/test_place.py",)),
-    Suite(
-        "the daemon as its users meet it",
-        ("tests/scheduler/test_daemon.py", "tests/scheduler/test_bad_input.py"),
-        "(every_thread or graceful_stop) and cgroup or preview or bad_pids or ends_its_placement or stale_etag"
-        " or names_and_pids or same_request",
-    ),
-)
-
-
-def main(folder: Path) -> int:
-    """Mount, tell what this is, run all suites."""
+def main(folder: Path, machine: Machine, only: str) -> int:
+    """Mount, tell what this is, run the suites."""
+    summary, good = [f"on {_kernel()}", f"  machine '{machine.title}' (CPU {machine.value})"], True
     with (folder / "results.txt").open("a", encoding="utf-8", buffering=1) as results:
         try:
-            _mount()
-            _tell_facts(results)
-            lines = [_run(suite, folder, results) for suite in SUITES]
+            summary += _enable_controllers()
+            results.writelines(f"{line.strip()}\n" for line in summary)
+            mounted: Resctrl | None = None
+            for suite in chosen(only, machine):
+                if suite.resctrl is not mounted:
+                    facts = _mount(suite.resctrl, mounted)
+                    mounted = suite.resctrl
+                    summary += [f"  {line}" for line in facts]
+                    results.writelines(f"{line}\n" for line in facts)
+                passed, line = _run(suite, results)
+                summary.append(f"    {'ok    ' if passed else 'FAILED'}  {line}")
+                good = good and passed
         except Exception:  # noqa: BLE001 - whatever it is, the host must hear of it
             results.write(traceback.format_exc())
-            lines = [(False, "the guest failed before its suites were done")]
-        results.write(f"\non {_kernel()}:\n")
-        results.writelines(f"  {'ok    ' if good else 'FAILED'}  {line}\n" for good, line in lines)
-    code = int(not all(good for good, _ in lines))
+            summary.append("    FAILED  the guest failed before its suites were done")
+            good = False
+    (folder / "summary.txt").write_text("".join(f"{line}\n" for line in summary), encoding="utf-8")
     part = folder / "code.part"
-    part.write_text(f"{code}\n", encoding="utf-8")
+    part.write_text(f"{int(not good)}\n", encoding="utf-8")
     part.rename(folder / "code")
-    return code
+    return int(not good)
 
 
-def _mount() -> None:
-    controllers = (_CGROUPS / "cgroup.controllers").read_text(encoding="ascii").split()
-    for one in controllers:
+def _enable_controllers() -> Iterator[str]:
+    for one in (_CGROUPS / "cgroup.controllers").read_text(encoding="ascii").split():
         (_CGROUPS / "cgroup.subtree_control").write_text(f"+{one}", encoding="ascii")
-    subprocess.run(["/bin/mount", "-t", "resctrl", "resctrl", str(_RESCTRL)], check=True, timeout=60)
-
-
-def _tell_facts(results: TextIO) -> None:
-    results.write(f"{_kernel()}\n")
     controllers = (_CGROUPS / "cgroup.subtree_control").read_text(encoding="ascii").strip()
-    results.write(f"cgroup v2 with {controllers}\n")
-    results.writelines(
-        f"NUMA {node.name}: CPUs {(node / 'cpulist').read_text(encoding='ascii').strip()}\n"
+    yield f"  cgroup v2 with {controllers}"
+    nodes = [
+        f"{node.name} with CPUs {(node / 'cpulist').read_text(encoding='ascii').strip()}"
         for node in sorted(_NODES.glob("node[0-9]*"))
-    )
+    ]
+    yield f"  NUMA {', '.join(nodes)}"
+
+
+def _mount(wanted: Resctrl, now: Resctrl | None) -> list[str]:
+    """Mount resctrl as wished, or make sure that there is none; return what the kernel tells of it."""
+    if wanted is Resctrl.ABSENT:
+        if "resctrl" in Path("/proc/filesystems").read_text(encoding="ascii").split():
+            raise RuntimeError("this kernel offers resctrl, though its CPU should have no RDT")
+        return ["no resctrl: the kernel found no RDT"]
+    if now is not None:
+        subprocess.run(["/bin/umount", str(_RESCTRL)], check=True, timeout=60)
+    options = ["-o", wanted.value] if wanted.value else []
+    command = ["/bin/mount", "-t", "resctrl", *options, "resctrl", str(_RESCTRL)]
+    done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)!r} failed with code {done.returncode}: {done.stderr.strip()}")
+    line = next(one for one in Path("/proc/mounts").read_text(encoding="utf-8").splitlines() if " resctrl " in one)
+    facts = [f"resctrl mounted with options {line.split()[3]}"]
     for resource in sorted(path for path in (_RESCTRL / "info").iterdir() if path.is_dir()):
-        files = sorted(path for path in resource.iterdir() if path.is_file())
-        told = ", ".join(f"{one.name} {' '.join(one.read_text(encoding='ascii').split())}" for one in files)
-        results.write(f"resctrl {resource.name}: {told}\n")
+        told = [f"{one} {(resource / one).read_text().strip()}" for one in _TOLD_FILES if (resource / one).exists()]
+        facts.append(f"  {resource.name}: {', '.join(told)}")
     schemata = (_RESCTRL / "schemata").read_text(encoding="ascii").splitlines()
-    results.writelines(f"resctrl schemata {line.strip()}\n" for line in schemata)
+    return [*facts, f"  schemata {' '.join(one.replace(' ', '') for one in schemata)}"]
 
 
 def _kernel() -> str:
     return f"{platform.system()} {platform.release()} {platform.version()}"
 
 
-def _run(suite: Suite, folder: Path, results: TextIO) -> tuple[bool, str]:
+def _run(suite: Suite, results: TextIO) -> tuple[bool, str]:
     """Run one suite; return whether it is good, and a line about it. Nothing passed is not good."""
     results.write(f"\n--- {suite.what}: {' '.join(suite.files)}\n")
-    report = Path("/run") / f"{suite.files[0].replace('/', '-')}.xml"
+    report = Path("/run/suite.xml")
+    report.unlink(missing_ok=True)
     command = [
         *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rsfE", "--timeout=300"),
         *(f"--junitxml={report}", "--basetemp=/run/pytest", *suite.files, "-k", suite.only),
     ]
     environment = {
         **os.environ,
+        "COTENANT_VM_RESCTRL": suite.resctrl.name,
         "OMP_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "HYPOTHESIS_STORAGE_DIRECTORY": "/run/hypothesis",
@@ -125,4 +128,4 @@ def _run(suite: Suite, folder: Path, results: TextIO) -> tuple[bool, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), Machine[sys.argv[2]], sys.argv[3]))

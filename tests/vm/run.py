@@ -1,142 +1,114 @@
-"""Boot the guest and let it run the suites: `python -m tests.vm.run`. Its exit code is theirs."""
+"""Boot guests and let them run the suites: `python -m tests.vm.run [--only TEXT] [--wait]`. Its exit code is theirs."""
 
 from __future__ import annotations
 
+import argparse
 import compileall
 import fcntl
 import os
 import re
-import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.vm.errors import VmProblem
-from tests.vm.toolchain import Toolchain, cache_folder, end_session, prepare, say
+from tests.vm.guest import Guest
+from tests.vm.suites import SUITES, chosen, machines
+from tests.vm.toolchain import Toolchain, cache_folder, prepare, say
 
-_LIMIT_S = 1500.0  # all suites took about 150 s on two cores
-_SILENCE_LIMIT_S = 600.0
-_POWER_OFF_LIMIT_S = 30.0
-_CPU = "Icelake-Server,level=0x1f,l3-cache=on"  # not Skylake-Server: the kernel turns CAT off on that model
-_SHAPE = "8,sockets=2,cores=2,threads=2"
-# The root that virtme-ng shares is not cached in the guest, which makes every import slow.
-_HOST_FILES = (
-    "-fsdev local,id=cotenant,path=/,security_model=none,readonly=on,multidevs=remap"
-    " -device virtio-9p-pci,fsdev=cotenant,mount_tag=cotenant"
-)
+_WAIT_LIMIT_S = 3600.0
 _TREE = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
     """Prepare, boot, follow, report."""
+    arguments = _arguments()
     started_s = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it, too, ends the guest
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it, too, ends the guests
     cache = cache_folder()
     try:
-        with _alone(cache):
+        suites = chosen(arguments.only)
+        if not suites:
+            names = "\n".join(f"  {suite.what}: {' '.join(suite.files)}" for suite in SUITES)
+            raise VmProblem(f"no suite is called like {arguments.only!r}; there are:\n{names}")
+        with _alone(cache, wait=arguments.wait):
             tools = prepare(cache)
             share = cache / "vm"
             shutil.rmtree(share, ignore_errors=True)
-            share.mkdir()
             compileall.compile_dir(_TREE, maxlevels=3, quiet=2, rx=re.compile(r"/\."))  # slow in the guest
-            say(f"booting 2 sockets x 2 cores x 2 threads, 2 NUMA nodes; {share}/console.log tells how it goes ...")
-            _boot(tools, share)
-            code = int((share / "code").read_text(encoding="utf-8"))
-            say(f"{share}/results.txt holds the above; {time.monotonic() - started_s:.0f} s in all")
+            code = _run(tools, share, only=arguments.only)
+            say(f"{share} holds results and consoles; {time.monotonic() - started_s:.0f} s in all")
             return code
     except VmProblem as problem:
         sys.stderr.write(f"test-vm: {problem}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("test-vm: interrupted; the guest was ended\n")
+        sys.stderr.write("test-vm: interrupted; the guests were ended\n")
         return 130
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.vm.run", description=__doc__)
+    parser.add_argument("--only", default="", metavar="TEXT", help="run suites with this in their name or files")
+    waits = f"wait for another run to end, at most {_WAIT_LIMIT_S / 60:.0f} minutes, instead of failing"
+    parser.add_argument("--wait", action="store_true", help=waits)
+    return parser.parse_args()
+
+
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
+def _alone(cache: Path, *, wait: bool) -> Iterator[None]:
+    """Keep other runs of this user away; raises VmProblem when there is one, or still one after waiting."""
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "vm.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise VmProblem(f"another run holds {str(cache / 'vm.lock')!r}; wait until it has ended") from None
+    path = cache / "vm.lock"
+    with path.open("a+", encoding="ascii") as lock:
+        end_s = time.monotonic() + (_WAIT_LIMIT_S if wait else 0.0)
+        told = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = path.read_text(encoding="ascii").strip() or "unknown"
+                if time.monotonic() >= end_s:
+                    why = f"still, after {_WAIT_LIMIT_S / 60:.0f} minutes" if wait else "try later, or give --wait"
+                    raise VmProblem(f"another run (process {holder}) holds {str(path)!r}; {why}") from None
+                if not told:
+                    say(f"another run (process {holder}) holds {str(path)!r}; waiting for it to end ...")
+                    told = True
+                time.sleep(1.0)
+            else:
+                break
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
         yield
 
 
-def _boot(tools: Toolchain, share: Path) -> None:
-    command = [
-        *(str(tools.vng), "--disable-kvm", "--qemu", str(tools.qemu), "-r", str(tools.kernel), "-m", "4G"),
-        *("--numa", "2G,cpus=0-3", "--numa", "2G,cpus=4-7", "--cpus", "8"),
-        *("--force-initramfs", "--force-9p", f"--rwdir={share}", "--verbose"),
-        f"--qemu-opts=-cpu {_CPU} -smp {_SHAPE} {_HOST_FILES}",
-        *("--exec", _script(share)),
-    ]
-    paths = (str(tools.vng.parent), os.environ.get("PATH", ""), "/usr/sbin", "/sbin")
-    with (share / "console.log").open("wb") as console:
-        guest = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=console,
-            cwd=_TREE,
-            env={**os.environ, "PATH": ":".join(paths)},
-            start_new_session=True,
-        )
-        try:
-            _follow(guest, share)
-        finally:
-            end_session(guest)
-
-
-def _script(share: Path) -> str:
-    """Return what the guest runs: the host's files once more, now cached by the guest, then the suites."""
-    options = "trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro"
-    steps = [
-        "mkdir /run/host",
-        f"mount -t 9p -o {options} cotenant /run/host",
-        "mount --bind /run/host/usr /usr",
-        f"mount --bind {shlex.quote(f'/run/host{_TREE}')} {shlex.quote(str(_TREE))}",
-        f"cd {shlex.quote(str(_TREE))}",
-        f"exec {shlex.quote(sys.executable)} -m tests.vm.inside {shlex.quote(str(share))}",
-    ]
-    return " && ".join(steps)
-
-
-def _follow(guest: subprocess.Popen[bytes], share: Path) -> None:
-    """Repeat what the guest writes until it gives its code; raises VmProblem when it does not."""
-    results, code = share / "results.txt", share / "code"
-    results.touch()
-    end_s = time.monotonic() + _LIMIT_S
-    heard_s = time.monotonic()
-    with results.open(encoding="utf-8", errors="replace") as text:
-        while True:
-            done, ended = code.exists(), guest.poll() is not None
-            if more := text.read():
-                heard_s = time.monotonic()
-                sys.stdout.write(more)
-                sys.stdout.flush()
-            if done:
-                break
-            now_s = time.monotonic()
-            if ended or now_s > end_s or now_s > heard_s + _SILENCE_LIMIT_S:
-                why = f"ended with code {guest.returncode}" if ended else f"said nothing for {now_s - heard_s:.0f} s"
-                why = why if ended or now_s <= end_s else f"was not done after {_LIMIT_S:.0f} s"
-                raise VmProblem(f"the guest {why}; the end of its console:\n{_tail(share / 'console.log')}")
+def _run(tools: Toolchain, share: Path, *, only: str) -> int:
+    """Boot what the suites need, all at once; return 0 when all suites of all guests are good."""
+    with ExitStack() as stack:
+        guests = []
+        for machine in machines(chosen(only)):
+            folder = share / machine.title
+            folder.mkdir(parents=True)
+            say(f"booting machine {machine.title!r}; {folder}/console.log tells how it goes ...")
+            guests.append(Guest(machine, tools, folder, only=only))
+            stack.callback(guests[-1].end)
+        codes: dict[Guest, int] = {}
+        while len(codes) < len(guests):
+            for guest in guests:
+                code = guest.follow(f"{guest.machine.title}: ") if guest not in codes else None
+                if code is not None:
+                    codes[guest] = code
             time.sleep(0.2)
-    try:
-        guest.wait(_POWER_OFF_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        say("the guest did not power off by itself; it is ended")
-
-
-def _tail(console: Path) -> str:
-    lines = console.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(f"  {line[:200]}" for line in [one for one in lines if "TCG doesn't support" not in one][-20:])
+        for guest in guests:
+            guest.power_off()
+        for guest in guests:
+            say(f"\n{guest.summary.rstrip()}")
+        return max(codes.values())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""Which suites run on which booted machine, with resctrl mounted how. To add a suite, add a line to SUITES."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import NamedTuple
+
+
+class Machine(Enum):
+    """What boots; the value is its CPU model. Not Skylake-Server: the kernel turns CAT off on that one."""
+
+    RDT = "Icelake-Server,level=0x1f,l3-cache=on"
+    PLAIN = "Icelake-Server,level=0xd,l3-cache=on"  # our patch advertises RDT from level 0x10 on
+
+    @property
+    def title(self) -> str:
+        """Name it for people and folders."""
+        return self.name.lower()
+
+
+class Resctrl(Enum):
+    """How resctrl is mounted; the value is the option."""
+
+    DEFAULT = ""
+    CDP = "cdp"
+    MBPS = "mba_MBps"
+    ABSENT = "none"  # what a kernel has that finds no RDT
+
+
+class Suite(NamedTuple):
+    """Test files that run as one pytest."""
+
+    what: str
+    files: tuple[str, ...]
+    only: str = ""  # as pytest -k; a daemon takes half a minute to start here, so not all of its tests
+    resctrl: Resctrl = Resctrl.DEFAULT
+
+    @property
+    def machine(self) -> Machine:
+        """Return what has to be booted for it."""
+        return Machine.PLAIN if self.resctrl is Resctrl.ABSENT else Machine.RDT
+
+
+_DAEMON = ("tests/scheduler/test_daemon.py", "tests/scheduler/test_bad_input.py")
+_RESCTRL = ("tests/isolation/test_resctrl_contract.py", "tests/vm/test_check.py")
+
+#: Neighbours with the same way to mount resctrl share a mount.
+SUITES = (
+    Suite(
+        "cpuset rules, enforcer and host kernel on cgroup v2",
+        (
+            "tests/isolation/test_cpuset_contract.py",
+            "tests/isolation/test_enforcer_real.py",
+            "tests/isolation/test_host_kernel.py",
+        ),
+    ),
+    Suite("resctrl rules and groups", _RESCTRL),
+    Suite("a placement from end to end, 2 NUMA nodes", ("tests/vm/test_place.py",)),
+    Suite(
+        "the daemon as its users meet it",
+        _DAEMON,
+        "(every_thread or graceful_stop) and cgroup or preview or bad_pids or ends_its_placement or stale_etag"
+        " or names_and_pids or same_request",
+    ),
+    Suite(
+        "check and enforcer without RDT",
+        ("tests/vm/test_check.py", "tests/isolation/test_enforcer_real.py"),
+        "",
+        Resctrl.ABSENT,
+    ),
+    Suite("the daemon without RDT", _DAEMON, "every_thread and cgroup or preview", Resctrl.ABSENT),
+)
+
+
+def chosen(only: str, machine: Machine | None = None) -> tuple[Suite, ...]:
+    """Return the suites whose name or files contain the text, in any case of letters, of one machine or of all."""
+    wanted = only.casefold()
+    return tuple(
+        suite
+        for suite in SUITES
+        if machine in {None, suite.machine} and wanted in " ".join((suite.what, *suite.files)).casefold()
+    )
+
+
+def machines(suites: Iterable[Suite]) -> tuple[Machine, ...]:
+    """Return what has to be booted for the suites, each once."""
+    return tuple(dict.fromkeys(suite.machine for suite in suites))
