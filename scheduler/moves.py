@@ -13,8 +13,10 @@ from isolation.errors import IsolationError
 from scheduler.errors import JournalFailed
 from scheduler.held import Held, outcome_of, spec_of
 from scheduler.journal import Entry, Journal
+from scheduler.ledger import Ledger
 from scheduler.placement import Decision, Placement, PlacementState
 from scheduler.planner import rebalance
+from scheduler.predictor import Predictor
 from scheduler.view import Viewer
 from scheduler.ways import Allotment, apportion
 
@@ -45,7 +47,7 @@ class Moves:
         self._save = save
         self._checkpoint = checkpoint
         self._told: dict[str, str] = {}  # by name: the failure that was told last
-        self._shared_out: tuple[object, object] | None = None  # the ledger and model that all have their share of
+        self._shared_out: tuple[Ledger, Predictor] | None = None  # those that everybody has the share of
 
     def rebalance(
         self, *, max_moves: int, min_gain: float, validate_only: bool
@@ -74,14 +76,15 @@ class Moves:
         is tried again at the next call; a class refused for want of one, when somebody came or went.
         """
         view = self._viewer.current()
-        if self._shared_out == (id(view.ledger), id(view.predictor)):
+        known = self._shared_out
+        if known is not None and known[0] is view.ledger and known[1] is view.predictor:
             return
         wanted = apportion(view.ledger, view.predictor)
         good = self._give(wanted)
         if any(self._without(name, allotment) for name, allotment in wanted.items()):
             good = self._give(wanted)  # classes that the others left may be free now
         now = self._viewer.current()
-        self._shared_out = (id(now.ledger), id(now.predictor)) if good else None
+        self._shared_out = (now.ledger, now.predictor) if good else None
 
     def _give(self, wanted: Mapping[str, Allotment]) -> bool:
         changes = [
