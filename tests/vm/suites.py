@@ -56,13 +56,19 @@ SUITES = (
         ),
     ),
     Suite("resctrl rules and groups", _RESCTRL),
-    Suite("a placement from end to end, 2 NUMA nodes", ("tests/vm/test_place.py",)),
+    Suite(
+        "placements from end to end, 2 NUMA nodes, cache ways",
+        ("tests/vm/test_place.py", "tests/vm/test_full_placement.py"),
+    ),
     Suite(
         "the daemon as its users meet it",
         _DAEMON,
         "(every_thread or graceful_stop) and cgroup or preview or bad_pids or ends_its_placement or stale_etag"
         " or names_and_pids or same_request",
     ),
+    Suite("resctrl rules and groups with CDP", _RESCTRL, "real or check", Resctrl.CDP),
+    Suite("a placement with CDP", ("tests/vm/test_full_placement.py",), "ways_mems", Resctrl.CDP),
+    Suite("resctrl rules and groups with MBps", _RESCTRL, "real or check", Resctrl.MBPS),
     Suite(
         "check and enforcer without RDT",
         ("tests/vm/test_check.py", "tests/isolation/test_enforcer_real.py"),
