@@ -20,6 +20,7 @@ from tests.fakes.kernel import FakeKernel
 RESCTRL = "/sys/fs/resctrl"
 _PAGE_BYTES = 4096
 _ALL_PERCENT = 100
+_ALL_MIB_PER_S = 2**32 - 1  # mount option mba_MBps
 
 
 @dataclass(slots=True)
@@ -43,6 +44,8 @@ class FakeResctrl(FakeKernel):
         domains: tuple[int, ...] = (0, 1),
         gran: int = 10,
         sparse: bool = False,
+        cdp: bool = False,
+        unit: BandwidthUnit = BandwidthUnit.PERCENT,
         cpus: str = "0-3",
         mems: str = "0-1",
         version: int = 1,
@@ -55,6 +58,9 @@ class FakeResctrl(FakeKernel):
         self.domains = domains
         self.gran = gran
         self.sparse = sparse
+        self.caches = ("L3CODE", "L3DATA") if cdp else ("L3",)
+        self.percent = unit is BandwidthUnit.PERCENT
+        self.no_limit = _ALL_PERCENT if self.percent else _ALL_MIB_PER_S
         self.mounted = True
         self.limbo = False  # all freed RMIDs still wait
         self.locked_by_other = False
@@ -68,27 +74,30 @@ class FakeResctrl(FakeKernel):
     @property
     def info(self) -> ResctrlInfo:
         """Return what read_resctrl would tell of this machine."""
-        cache = CacheControl(
-            resource="L3",
-            closids=self.closids,
-            cbm_mask=WayMask(self.full),
-            min_cbm_bits=self.min_ways,
-            shareable_bits=WayMask(),
-            sparse_masks=self.sparse,
-            domains=self.domains,
-            bit_usage={},
+        caches = (
+            CacheControl(
+                resource=name,
+                closids=self.closids,
+                cbm_mask=WayMask(self.full),
+                min_cbm_bits=self.min_ways,
+                shareable_bits=WayMask(),
+                sparse_masks=self.sparse,
+                domains=self.domains,
+                bit_usage={},
+            )
+            for name in self.caches
         )
         bandwidth = BandwidthControl(
             resource="MB",
             closids=self.closids,
-            unit=BandwidthUnit.PERCENT,
+            unit=BandwidthUnit.PERCENT if self.percent else BandwidthUnit.MIB_PER_S,
             min_bandwidth=self.gran,
             bandwidth_gran=self.gran,
             thread_throttle_mode=None,
             domains=self.domains,
-            unlimited=dict.fromkeys(self.domains, _ALL_PERCENT),
+            unlimited=dict.fromkeys(self.domains, self.no_limit),
         )
-        return ResctrlInfo(caches=(cache,), bandwidths=(bandwidth,), monitoring=())
+        return ResctrlInfo(caches=tuple(caches), bandwidths=(bandwidth,), monitoring=())
 
     def read_info(self) -> ResctrlInfo:
         """Return what can be controlled; raises ResctrlVanished while nothing is mounted."""
@@ -272,7 +281,7 @@ class FakeResctrl(FakeKernel):
         staged: list[tuple[str, int, int]] = []
         for line in text.splitlines():
             name, colon, rest = line.strip().partition(":")
-            if not colon or name not in {"L3", "MB"}:
+            if not colon or name not in {*self.caches, "MB"}:
                 raise self._refusal(errno.EINVAL, path, f"Unknown or unsupported resource name '{name}'")
             staged.extend((name, *self._staged(path, name, part)) for part in rest.split(";"))
         for name, domain, amount in staged:
@@ -285,9 +294,11 @@ class FakeResctrl(FakeKernel):
         if int(number) not in self.domains:
             raise self._error(errno.EINVAL, path)  # without a word
         try:
-            amount = int(value, 16 if name == "L3" else 10)
+            amount = int(value, 10 if name == "MB" else 16)
         except ValueError as cause:
             raise self._refusal(errno.EINVAL, path, f"Non-numeric value {value}") from cause
+        if name == "MB" and not self.percent:
+            return int(number), amount  # what the kernel steers itself, it takes as it is
         if name == "MB":
             if not self.gran <= amount <= _ALL_PERCENT:
                 raise self._refusal(errno.EINVAL, path, f"MB value {amount} out of range [{self.gran},100]")
@@ -303,12 +314,16 @@ class FakeResctrl(FakeKernel):
 
     def _schemata(self, group: str) -> str:
         amounts = self.classes[group].amounts
-        ways = ";".join(f"{domain}={value:x}" for domain, value in amounts["L3"].items())
-        percent = ";".join(f"{domain}={value:4}" for domain, value in amounts["MB"].items())
-        return f"    L3:{ways}\n    MB:{percent}\n"
+        lines = [
+            f"{name:>10}:{';'.join(f'{domain}={value:x}' for domain, value in amounts[name].items())}\n"
+            for name in self.caches
+        ]
+        limits = ";".join(f"{domain}={value:4}" for domain, value in amounts["MB"].items())
+        return "".join([*lines, f"        MB:{limits}\n"])
 
     def _initial(self) -> dict[str, dict[int, int]]:
-        return {"L3": dict.fromkeys(self.domains, self.full), "MB": dict.fromkeys(self.domains, _ALL_PERCENT)}
+        caches = {name: dict.fromkeys(self.domains, self.full) for name in self.caches}
+        return caches | {"MB": dict.fromkeys(self.domains, self.no_limit)}
 
     def _tasks(self, group: str) -> list[int]:
         below = f"{group}/mon_groups/".lstrip("/")

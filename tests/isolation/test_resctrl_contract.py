@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from isolation.kernelfs import HOST_FILES, KernelFiles
 from isolation.process import ThreadId, threads
 from isolation.resctrl import ResctrlGroups
 from isolation.resctrl_files import ResctrlFiles
-from isolation.resctrl_info import ResctrlInfo, find_resctrl, read_resctrl
+from isolation.resctrl_info import BandwidthControl, BandwidthUnit, ResctrlInfo, find_resctrl, read_resctrl
 from isolation.resctrl_lock import HOST_LOCKS, FolderLocks
 from isolation.resctrl_mask import WayMask
 from isolation.resctrl_schemata import Schemata
@@ -61,8 +62,22 @@ class World:
     def domain(self) -> int:
         return self.info.caches[0].domains[-1]
 
+    @property
+    def caches(self) -> tuple[str, ...]:
+        return tuple(one.resource for one in self.info.caches)
+
+    @property
+    def bandwidth(self) -> BandwidthControl:
+        found = self.info.bandwidth()
+        assert found is not None
+        return found
+
     def ways(self, count: int) -> Schemata:
-        return Schemata.of({"L3": {self.domain: WayMask.run(0, count)}})
+        """Return a wish for the last domain; with CDP data gets other ways than code."""
+        return Schemata.of({name: {self.domain: WayMask.run(shift, count)} for shift, name in enumerate(self.caches)})
+
+    def text(self, text: str) -> str:
+        return text.replace("L3:", f"{self.caches[0]}:").replace("DOMAIN", str(self.domain))
 
     def _clean(self) -> None:
         for name in self.files.folders(self.mount):
@@ -75,15 +90,22 @@ def _real_info() -> ResctrlInfo:
     if mount is None or not os.access(mount.path, os.W_OK) or str(mount.path) != RESCTRL:
         pytest.skip(f"needs root and a writable resctrl at {RESCTRL}")
     found = read_resctrl(mount.path, mount.options)
-    if found.cache("L3") is None or found.bandwidth() is None:
-        pytest.skip("needs control of L3 and MB, without CDP")
+    if not any(one.resource.startswith("L3") for one in found.caches) or found.bandwidth() is None:
+        pytest.skip("needs control of L3 and MB")
     return found
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.root)])
+_FAKES: dict[str, Callable[[], FakeResctrl]] = {
+    "fake": FakeResctrl,
+    "fake with CDP": partial(FakeResctrl, cdp=True, closids=4),
+    "fake with MBps": partial(FakeResctrl, unit=BandwidthUnit.MIB_PER_S),
+}
+
+
+@pytest.fixture(params=[*_FAKES, pytest.param("real", marks=pytest.mark.root)])  # real: however it is mounted
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with ExitStack() as stack:
-        yield World(stack, fake=FakeResctrl() if request.param == "fake" else None)
+        yield World(stack, fake=None if request.param == "real" else _FAKES[request.param]())
 
 
 def code_of(act: Callable[[], object]) -> str:
@@ -103,8 +125,9 @@ def test_a_new_group_has_its_files_and_may_use_something_of_each(world: World) -
 
     assert world.read("new", "tasks") == ""
     assert world.info.misfits(schemata) == ()
-    assert set(schemata.domains("L3")) == set(world.info.caches[0].domains)
-    assert set(schemata.domains("MB").values()) == {100}
+    assert set(schemata.resources) == {*world.caches, "MB"}
+    assert all(set(schemata.domains(one.resource)) == set(one.domains) for one in world.info.caches)
+    assert schemata.domains("MB") == world.bandwidth.unlimited
     assert code_of(lambda: world.files.mkdir(world.path("new"))) == "EEXIST"
     assert code_of(lambda: world.files.mkdir(world.path("new", "deeper"))) == "EPERM"
     assert code_of(lambda: world.files.rmdir(world.path("absent"))) == "ENOENT"
@@ -123,38 +146,60 @@ def test_a_new_group_has_its_files_and_may_use_something_of_each(world: World) -
         ("L3:DOMAIN=x\n", "EINVAL"),
         ("L9:DOMAIN=3\n", "EINVAL"),
         ("MB:DOMAIN=50\n", "no error"),
-        ("MB:DOMAIN=101\n", "EINVAL"),
-        ("MB:DOMAIN=1\n", "EINVAL"),
-        ("L3:DOMAIN=3\nMB:DOMAIN=500\n", "EINVAL"),
+        ("L3:DOMAIN=3\nMB:DOMAIN=x\n", "EINVAL"),
     ],
 )
 def test_a_wrong_text_is_refused_and_changes_nothing(world: World, text: str, code: str) -> None:
     world.files.mkdir(world.path("one"))
     before = world.read("one", "schemata")
-    text = text.replace("DOMAIN", str(world.domain))
 
-    assert code_of(lambda: world.files.write(world.path("one", "schemata"), text)) == code
+    assert code_of(lambda: world.files.write(world.path("one", "schemata"), world.text(text))) == code
     assert (world.read("one", "schemata") == before) is (code != "no error")
 
 
-def test_bandwidth_is_rounded_up_and_what_is_not_named_stays(world: World) -> None:
+@pytest.mark.parametrize("text", ["MB:DOMAIN=101\n", "MB:DOMAIN=1\n", "L3:DOMAIN=3\nMB:DOMAIN=500\n"])
+def test_percent_beyond_its_range_is_refused_while_mebibytes_have_none(world: World, text: str) -> None:
     world.files.mkdir(world.path("one"))
-    world.files.write(world.path("one", "schemata"), f"L3:{world.domain}=3\n")
-    world.files.write(world.path("one", "schemata"), f"MB:{world.domain}=41\n")
-    found = Schemata.parse(world.read("one", "schemata"))
-    control = world.info.bandwidth()
+    before = world.read("one", "schemata")
+    code = code_of(lambda: world.files.write(world.path("one", "schemata"), world.text(text)))
 
-    assert control is not None
-    assert found.domains("MB")[world.domain] == control.rounded(41) > 41
-    assert found.domains("L3")[world.domain] == WayMask(3)
-    assert found.domains("MB")[world.info.caches[0].domains[0]] == 100
+    assert code == ("EINVAL" if world.bandwidth.unit is BandwidthUnit.PERCENT else "no error")
+    assert (world.read("one", "schemata") == before) is (code != "no error")
+
+
+def test_percent_is_rounded_up_and_what_is_not_named_stays(world: World) -> None:
+    world.files.mkdir(world.path("one"))
+    world.files.write(world.path("one", "schemata"), world.text("L3:DOMAIN=3\n"))
+    world.files.write(world.path("one", "schemata"), world.text("MB:DOMAIN=41\n"))
+    found = Schemata.parse(world.read("one", "schemata"))
+    kept = found.domains("MB")[world.domain]
+
+    assert kept == world.bandwidth.rounded(41)
+    assert (kept == 41) is (world.bandwidth.unit is BandwidthUnit.MIB_PER_S)
+    assert found.domains(world.caches[0])[world.domain] == WayMask(3)
+    first = world.info.caches[0].domains[0]
+    assert found.domains("MB")[first] == world.bandwidth.unlimited[first]
+
+
+def test_code_and_data_are_apart_with_cdp_and_unknown_without(world: World) -> None:
+    world.files.mkdir(world.path("one"))
+    path = world.path("one", "schemata")
+    with_cdp = len(world.caches) > 1
+
+    assert world.caches == (("L3CODE", "L3DATA") if with_cdp else ("L3",))
+    assert code_of(lambda: world.files.write(path, f"L3:{world.domain}=3\n")) == ("EINVAL" if with_cdp else "no error")
+    for name, mask in (("L3CODE", "3"), ("L3DATA", "c")):
+        write = partial(world.files.write, path, f"{name}:{world.domain}={mask}\n")
+        assert code_of(write) == ("no error" if with_cdp else "EINVAL")
+    found = [masks[world.domain] for masks in map(Schemata.parse(world.read("one", "schemata")).domains, world.caches)]
+    assert found == ([WayMask(0x3), WayMask(0xC)] if with_cdp else [WayMask(0x3)])
 
 
 def test_an_unknown_domain_is_refused_without_a_word(world: World) -> None:
     world.files.mkdir(world.path("one"))
-    world.files.write(world.path("one", "schemata"), f"L3:{world.domain}=3\n")
+    world.files.write(world.path("one", "schemata"), world.text("L3:DOMAIN=3\n"))
 
-    assert code_of(lambda: world.files.write(world.path("one", "schemata"), "L3:999=3\n")) == "EINVAL"
+    assert code_of(lambda: world.files.write(world.path("one", "schemata"), world.text("L3:999=3\n"))) == "EINVAL"
     assert world.files.read(f"{world.mount}/info/last_cmd_status").strip() == "ok"
 
 
@@ -164,7 +209,7 @@ def test_a_text_without_its_end_leaves_the_words_about_an_earlier_command(world:
     assert code_of(lambda: world.files.write(path, "L9:0=3\n")) == "EINVAL"
     told = world.files.read(status)
 
-    assert code_of(lambda: world.files.write(path, f"L3:{world.domain}=3")) == "EINVAL"
+    assert code_of(lambda: world.files.write(path, world.text("L3:DOMAIN=3"))) == "EINVAL"
     assert world.files.read(status) == told != "ok\n"
 
 
@@ -310,7 +355,7 @@ def test_fault_51_a_foreign_edit_and_a_moved_thread_are_seen_and_repaired(world:
     pid = world.spawn(3)
     undo = world.groups.snapshot("web", world.living(pid))
     world.groups.place(world.living(pid), world.ways(3), undo, Steps())
-    world.files.write(world.path("web", "schemata"), f"L3:{world.domain}=6\n")
+    world.files.write(world.path("web", "schemata"), world.text("L3:DOMAIN=6\n"))
     world.files.write(f"{world.mount}/tasks", str(pid))
     drifts = world.groups.verify(world.living(pid), world.ways(3), undo)
 
