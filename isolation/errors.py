@@ -13,12 +13,15 @@ IsolationError
 │   ├── ForeignProcess     another user or pid namespace
 │   └── ProcessReused      the pid now belongs to another process
 ├── MechanismMissing       neither cpuset cgroups nor affinity can be used
+├── SystemdUnreachable     systemd runs this host, but cannot be asked
 ├── CgroupVanished         the group went away under us
 ├── CgroupRefused          a cgroup path outside our reach, or not allowed
 ├── ResctrlVanished        resctrl was unmounted, or our group in it removed
 ├── ResctrlRefused         a resctrl group or thread that is not ours to change
 ├── ResctrlBusy            its lock is held too long
 │   └── OutOfRmids         its monitoring ids are not free yet
+├── MemoryShort            the wished memory nodes have no room for what is to move there
+├── PageCacheUnreadable    where a file's cached pages live cannot be told
 ├── OutOfClosids           no class of service is left for one more group
 └── ApplyFailed            the kernel refused or did not do what it was told; everything was undone
     ├── SchemataRejected   the kernel refused ways or bandwidth that fit by all it had told
@@ -86,6 +89,12 @@ class MechanismMissing(IsolationError):
     """Neither cpuset cgroups nor affinity can be used."""
 
 
+class SystemdUnreachable(IsolationError):
+    """systemd runs this host but does not answer, so whose a group is stays unknown and nothing is written."""
+
+    retryable = True
+
+
 class CgroupVanished(IsolationError):
     """The cgroup went away while we worked on it."""
 
@@ -110,6 +119,16 @@ class ResctrlBusy(IsolationError):
 
 class OutOfRmids(ResctrlBusy):
     """All free monitoring ids still wait for their cache lines to go."""
+
+
+class MemoryShort(IsolationError):
+    """Memory nodes lack the room for the pages that would move there; binding anyway could end in an OOM kill."""
+
+    retryable = True
+
+
+class PageCacheUnreadable(IsolationError):
+    """A file cannot be opened, or the kernel does not tell this user which of its pages are cached."""
 
 
 class OutOfClosids(IsolationError):
