@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Self
 
 from isolation.resctrl_mask import WayMask
 from isolation.spec import MemoryBandwidth
@@ -16,32 +16,40 @@ class Share(NamedTuple):
     cap: MemoryBandwidth | None
 
 
+Key = tuple[tuple[int, int, int, int], ...]
+
+
 class ServiceClass(NamedTuple):
     """What alike workloads get, by cache; a cache that is not named is none of theirs."""
 
     shares: Mapping[int, Share]
     members: int
+    key: Key  #: the shares as something to sort by
+    alone: bool  #: each member needs a class of its own: the kernel adds up what a class moves, in bytes
 
-    @property
-    def alone(self) -> bool:
-        """Whether each member needs a class of its own: the kernel adds up what a class moves, in bytes."""
-        return any(share.cap is not None and share.cap.bytes_per_s is not None for share in self.shares.values())
+    @classmethod
+    def of(cls, shares: Mapping[int, Share], members: int) -> Self:
+        """Collect the shares of so many workloads."""
+        caps = [share.cap for share in shares.values() if share.cap is not None]
+        return cls(shares, members, _key(shares), any(cap.bytes_per_s is not None for cap in caps))
 
 
-Key = tuple[tuple[int, int, int, int], ...]
-
-
-def classes_needed(classes: Mapping[int, ServiceClass]) -> int:
+def classes_needed(classes: Iterable[ServiceClass]) -> int:
     """Count the classes of service that hold all of these."""
-    alone = sum(one.members for one in classes.values() if one.alone)
-    return alone + len({_key(one.shares) for one in classes.values() if not one.alone})
+    alone, shared = 0, set()
+    for one in classes:
+        if one.alone:
+            alone += one.members
+        else:
+            shared.add(one.key)
+    return alone + len(shared)
 
 
 def joined_classes(classes: Mapping[int, ServiceClass]) -> dict[int, ServiceClass]:
     """Make one class of those that agree in every cache where both run: first fit, in the order of caches and masks."""
     bins: list[dict[int, Share]] = []
     home: dict[Key, dict[int, Share]] = {}
-    distinct = {_key(one.shares): one.shares for one in classes.values() if not one.alone}
+    distinct = {one.key: one.shares for one in classes.values() if not one.alone}
     for key in sorted(distinct):
         shares = distinct[key]
         found = next((one for one in bins if all(one.get(at, share) == share for at, share in shares.items())), None)
@@ -50,19 +58,16 @@ def joined_classes(classes: Mapping[int, ServiceClass]) -> dict[int, ServiceClas
             bins.append(found)
         found.update(shares)
         home[key] = found
+    whole = {id(found): ServiceClass.of(found, 0) for found in bins}
     return {
-        number: one if one.alone else ServiceClass(home[_key(one.shares)], one.members)
+        number: one if one.alone else whole[id(home[one.key])]._replace(members=one.members)
         for number, one in classes.items()
     }
 
 
 def _key(shares: Mapping[int, Share]) -> Key:
-    return tuple(
-        (
-            at,
-            share.ways.bits,
-            (share.cap.percent or 0) if share.cap else 0,
-            (share.cap.bytes_per_s or 0) if share.cap else 0,
-        )
-        for at, share in sorted(shares.items())
-    )
+    found = []
+    for at, (ways, cap) in sorted(shares.items()):
+        percent, bytes_per_s = (0, 0) if cap is None else (cap.percent or 0, cap.bytes_per_s or 0)
+        found.append((at, ways.bits, percent, bytes_per_s))
+    return tuple(found)

@@ -28,29 +28,21 @@ shared: the kernel adds up whatever a class moves. Bandwidth: see scheduler/thro
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
 
-from isolation.resctrl_info import CacheControl, ResctrlInfo
+from isolation.resctrl_info import ResctrlInfo
 from isolation.resctrl_mask import WayMask
 from isolation.spec import CacheWays, MemoryBandwidth
-from profiler.records import WorkloadProfile
 from scheduler.classes import ServiceClass, Share, classes_needed, joined_classes
 from scheduler.ledger import Group, Ledger
 from scheduler.partition import partition
-from scheduler.placement import Resident, Slo
+from scheduler.placement import Resident
 from scheduler.predictor import Predictor
-from scheduler.throttles import Demand, throttles
-
-_GAIN_SF = 1.05  # below, cache is not worth dividing
-_TAKES_PRESSURE_RATIO = 0.2
-_TAKES_CACHE_SHARE = 0.5
-_TAKES_PEAK_SHARE = 0.1
-_STREAMING_CACHES = 2.0  # a footprint of so many caches cannot be held anyway
+from scheduler.tenants import GAIN_SF, Cache, Tenant, Tenants, Use, caches_of, tenant_of, tenants_of
+from scheduler.throttles import throttles
 
 
 class Rule(Enum):
@@ -70,34 +62,6 @@ class Allotment:
     rules: Mapping[int, Rule] = field(default_factory=dict, compare=False)  #: by cache id, where it runs
 
 
-class _Use(Enum):
-    HUNGRY = 1
-    STREAMING = 2
-    OTHER = 3
-
-
-class _Cache(NamedTuple):
-    id: int
-    cpus: int
-    control: CacheControl | None  #: None = bandwidth only
-    run: WayMask  #: what can be divided; no way = nothing
-    size_bytes: float  #: infinite when unknown
-
-
-class _Tenant(NamedTuple):
-    """One group of residents in one cache."""
-
-    number: int  #: of the group
-    group: Group
-    cpus: int  #: those in this cache
-    use: _Use
-    wants_bytes: int | None  #: of cache, all members together
-    demand: Demand
-
-
-_Tenants = dict[int, tuple[_Tenant, ...]]  # by cache
-
-
 class _Limits(NamedTuple):
     """How much of the rule the classes of service suffice for."""
 
@@ -113,7 +77,7 @@ def apportion(ledger: Ledger, predictor: Predictor) -> Mapping[str, Allotment]:
         found: Mapping[int, Allotment] = {}
         if controls is not None:
             gaining = _gaining(ledger, predictor)
-            found = _apportioned(ledger, controls, _tenants(ledger), gaining, range(len(ledger.groups)))
+            found = _apportioned(ledger, controls, tenants_of(ledger), gaining, range(len(ledger.groups)))
         nothing = Allotment()
         return {
             name: found.get(number, nothing) for number, group in enumerate(ledger.groups) for name in group.members
@@ -130,10 +94,10 @@ def allotment_of(newcomer: Resident, ledger: Ledger, predictor: Predictor) -> Al
     if ledger.resident(newcomer.name) is not None:
         ledger = ledger.without(newcomer.name)
     number, group = _joined(newcomer, ledger.groups)
-    tenants = dict(_tenants(ledger))
+    tenants = dict(tenants_of(ledger))
     pairs = []
-    for cache in _caches(ledger):
-        if one := _tenant(number, group, cache, ledger.peak_bytes_per_s):
+    for cache in caches_of(ledger):
+        if one := tenant_of(number, group, cache, ledger.peak_bytes_per_s):
             present = tuple(other for other in tenants[cache.id] if other.number != number)
             tenants[cache.id] = (*present, one)
             pairs += [(cache.id, one, other) for other in present]
@@ -158,83 +122,6 @@ def _joined(newcomer: Resident, groups: Sequence[Group]) -> tuple[int, Group]:
     return len(groups), own
 
 
-# --- who is there, and what it is like ---------------------------------------------------------
-
-
-def _caches(ledger: Ledger) -> tuple[_Cache, ...]:
-    return ledger.derive("caches", lambda: tuple(_found(ledger)))
-
-
-def _found(ledger: Ledger) -> Iterable[_Cache]:
-    """List the third-level caches that resctrl knows by an id that is theirs alone."""
-    controls = ledger.controls
-    if controls is None:
-        return
-    ways, bandwidth = controls.cache("L3") or controls.cache("L3CODE"), controls.bandwidth()
-    domains = [one for one in ledger.topology.llc_domains if one.level == 3]
-    ids = Counter(one.kernel_id for one in domains)
-    for one in domains:
-        if one.kernel_id is None or ids[one.kernel_id] > 1:
-            continue
-        control = ways if ways is not None and one.kernel_id in ways.domains else None
-        if control is not None or (bandwidth is not None and one.kernel_id in bandwidth.domains):
-            run = WayMask() if control is None else control.available(one.kernel_id)
-            if control is not None and len(run) < control.min_cbm_bits:  # others hold nearly all
-                run = WayMask()
-            yield _Cache(one.kernel_id, one.cpus.mask, control, run, float(one.size_bytes or math.inf))
-
-
-def _tenants(ledger: Ledger) -> _Tenants:
-    def make() -> _Tenants:
-        return {
-            cache.id: tuple(
-                one
-                for number, group in enumerate(ledger.groups)
-                if (one := _tenant(number, group, cache, ledger.peak_bytes_per_s))
-            )
-            for cache in _caches(ledger)
-        }
-
-    return ledger.derive("tenants", make)
-
-
-def _tenant(number: int, group: Group, cache: _Cache, peak: float | None) -> _Tenant | None:
-    cpus = group.cpus.mask & cache.cpus
-    if not cpus:
-        return None
-    members, profile = len(group.members), group.profile
-    if profile is None:
-        return _Tenant(number, group, cpus, _Use.OTHER, None, Demand(math.nan, members, _bound(group.slo)))
-    bytes_per_s = profile.value("memory_bytes_per_s")
-    use, wants = _use(profile, cache.size_bytes, bytes_per_s, peak)
-    demand = Demand(bytes_per_s * cpus.bit_count() / len(group.cpus), members, _bound(group.slo))
-    return _Tenant(number, group, cpus, use, None if wants is None else wants * members, demand)
-
-
-def _bound(slo: Slo) -> bool:
-    return any(one is not None for one in (slo.ttft_ms, slo.tbt_ms, slo.ttlt_ms, slo.max_slowdown))
-
-
-def _use(
-    profile: WorkloadProfile, size_bytes: float, bytes_per_s: float, peak: float | None
-) -> tuple[_Use, int | None]:
-    """Tell the kind of workload, and how much of the cache it wants; comparisons with unknown numbers do not hold."""
-    sensitivity, pressure = profile.value("cache_sensitivity_sf"), profile.value("cache_pressure_ratio")
-    footprint = profile.value("llc_footprint_bytes")
-    wants = pressure * size_bytes if math.isnan(footprint) else footprint
-    wants_bytes = round(min(wants, size_bytes)) if math.isfinite(wants) else None
-    if sensitivity >= _GAIN_SF:
-        return _Use.HUNGRY, wants_bytes
-    if math.isnan(sensitivity) and not footprint >= _STREAMING_CACHES * size_bytes:
-        return (_Use.HUNGRY if footprint > 0 else _Use.OTHER), wants_bytes
-    takes = (
-        pressure >= _TAKES_PRESSURE_RATIO
-        or footprint >= _TAKES_CACHE_SHARE * size_bytes
-        or (peak is not None and bytes_per_s >= _TAKES_PEAK_SHARE * peak)
-    )
-    return (_Use.STREAMING if takes else _Use.OTHER), wants_bytes
-
-
 # --- where dividing is worth it ----------------------------------------------------------------
 
 
@@ -242,7 +129,7 @@ def _gaining(ledger: Ledger, predictor: Predictor) -> frozenset[int]:
     def make() -> frozenset[int]:
         pairs = [
             (cache_id, victim, aggressor)
-            for cache_id, tenants in _tenants(ledger).items()
+            for cache_id, tenants in tenants_of(ledger).items()
             for victim in tenants
             for aggressor in tenants
         ]
@@ -251,37 +138,38 @@ def _gaining(ledger: Ledger, predictor: Predictor) -> frozenset[int]:
     return ledger.derive(("gaining", predictor), make)
 
 
-def _harmed(ledger: Ledger, predictor: Predictor, pairs: Sequence[tuple[int, _Tenant, _Tenant]]) -> frozenset[int]:
+def _harmed(ledger: Ledger, predictor: Predictor, pairs: Sequence[tuple[int, Tenant, Tenant]]) -> frozenset[int]:
     """Name the caches in which a victim is harmed by an aggressor that a division would keep off it."""
     asked = [(cache_id, victim, aggressor) for cache_id, victim, aggressor in pairs if _parted(victim, aggressor)]
     code, unpack = ledger.sharing.code, ledger.sharing.unpack
     found = predictor.estimate_many(
         [(one.group.profile, other.group.profile, unpack(code(one.cpus, other.cpus))) for _, one, other in asked]
     )
-    return frozenset(cache_id for (cache_id, _, _), one in zip(asked, found, strict=True) if one.cache > _GAIN_SF)
+    return frozenset(cache_id for (cache_id, _, _), one in zip(asked, found, strict=True) if one.cache > GAIN_SF)
 
 
-def _parted(victim: _Tenant, aggressor: _Tenant) -> bool:
-    if victim.use is not _Use.HUNGRY or aggressor.use is _Use.OTHER:
+def _parted(victim: Tenant, aggressor: Tenant) -> bool:
+    if victim.use is not Use.HUNGRY or aggressor.use is Use.OTHER:
         return False
-    return aggressor.use is _Use.STREAMING or aggressor.cpus != victim.cpus
+    return aggressor.use is Use.STREAMING or aggressor.cpus != victim.cpus
 
 
 # --- dividing ----------------------------------------------------------------------------------
 
 
 def _apportioned(
-    ledger: Ledger, controls: ResctrlInfo, tenants: _Tenants, gaining: frozenset[int], wanted: Iterable[int]
+    ledger: Ledger, controls: ResctrlInfo, tenants: Tenants, gaining: frozenset[int], wanted: Iterable[int]
 ) -> dict[int, Allotment]:
     """Give the allotments of the wanted groups, with no more classes than there are."""
-    caches, budget = _caches(ledger), max(controls.closids - 1, 0)
+    caches, budget = caches_of(ledger), max(controls.closids - 1, 0)
+    caps = _caps(ledger, controls, tenants)
     limits = _Limits({cache.id: len(cache.run) for cache in caches})
     while True:
-        classes = _classes(ledger, controls, tenants, gaining, limits)
-        if classes_needed(classes) <= budget:
+        classes = _classes(caches, tenants, gaining, caps, limits)
+        if classes_needed(classes.values()) <= budget:
             break
         joined = joined_classes(classes)
-        if (needed := classes_needed(joined)) <= budget:
+        if (needed := classes_needed(joined.values())) <= budget:
             classes = joined
             break
         limits = _tightened(limits, classes, caches, tenants, needed - budget)
@@ -302,45 +190,57 @@ def _apportioned(
     return found
 
 
-def _rule(mask: WayMask, cache: _Cache, tenant: _Tenant) -> Rule:
+def _rule(mask: WayMask, cache: Cache, tenant: Tenant) -> Rule:
     if mask == cache.run:
         return Rule.REST
-    return Rule.STREAMING if tenant.use is _Use.STREAMING else Rule.BY_FOOTPRINT
+    return Rule.STREAMING if tenant.use is Use.STREAMING else Rule.BY_FOOTPRINT
+
+
+def _caps(ledger: Ledger, controls: ResctrlInfo, tenants: Tenants) -> dict[int, dict[int, MemoryBandwidth]]:
+    """Say who is held to what, by cache and group."""
+    bandwidth, peak = controls.bandwidth(), ledger.peak_bytes_per_s
+    if bandwidth is None or peak is None:
+        return {cache_id: {} for cache_id in tenants}
+    return {
+        cache_id: throttles(cache_id, {one.number: one.demand for one in present}, bandwidth, peak)
+        if cache_id in bandwidth.domains
+        else {}
+        for cache_id, present in tenants.items()
+    }
 
 
 def _classes(
-    ledger: Ledger, controls: ResctrlInfo, tenants: _Tenants, gaining: frozenset[int], limits: _Limits
+    caches: Sequence[Cache],
+    tenants: Tenants,
+    gaining: frozenset[int],
+    caps: Mapping[int, Mapping[int, MemoryBandwidth]],
+    limits: _Limits,
 ) -> dict[int, ServiceClass]:
     """Say what each group gets in every cache where it runs, if it gets anything at all."""
-    bandwidth, peak, caches = controls.bandwidth(), ledger.peak_bytes_per_s, _caches(ledger)
-    masks: dict[int, dict[int, WayMask]] = {}
-    caps: dict[int, dict[int, MemoryBandwidth]] = {}
-    for cache in caches:
-        present = tenants[cache.id]
-        masks[cache.id] = _divided(cache, present, limits.parts[cache.id]) if cache.id in gaining else {}
-        caps[cache.id] = {}
-        if bandwidth is not None and peak is not None and cache.id in bandwidth.domains:
-            found = throttles(cache.id, {one.number: one.demand for one in present}, bandwidth, peak)
-            caps[cache.id] = {number: cap for number, cap in found.items() if number not in limits.uncapped}
+    masks = {
+        cache.id: _divided(cache, tenants[cache.id], limits.parts[cache.id]) if cache.id in gaining else {}
+        for cache in caches
+    }
     parted = {number for given in masks.values() for number in given}
-    capped = {number for given in caps.values() for number in given}
+    capped = {number for given in caps.values() for number in given} - limits.uncapped
     shares: dict[int, dict[int, Share]] = {}
     sizes: dict[int, int] = {}
     for cache in caches:
         for one in tenants[cache.id]:
             if one.number in parted or one.number in capped:
                 ways = masks[cache.id].get(one.number, cache.run if one.number in parted else WayMask())
-                shares.setdefault(one.number, {})[cache.id] = Share(ways, caps[cache.id].get(one.number))
+                cap = caps[cache.id].get(one.number) if one.number in capped else None
+                shares.setdefault(one.number, {})[cache.id] = Share(ways, cap)
                 sizes[one.number] = one.demand.members
-    return {number: ServiceClass(own, sizes[number]) for number, own in shares.items()}
+    return {number: ServiceClass.of(own, sizes[number]) for number, own in shares.items()}
 
 
-def _divided(cache: _Cache, tenants: Sequence[_Tenant], most: int) -> dict[int, WayMask]:
+def _divided(cache: Cache, tenants: Sequence[Tenant], most: int) -> dict[int, WayMask]:
     """Give masks to the hungry and the streaming, by group number; the hungry in the order of their lowest CPU."""
     if cache.control is None:
         return {}
-    streaming = [one for one in tenants if one.use is _Use.STREAMING]
-    hungry = [one for one in tenants if one.use is _Use.HUNGRY]
+    streaming = [one for one in tenants if one.use is Use.STREAMING]
+    hungry = [one for one in tenants if one.use is Use.HUNGRY]
     counted = [(one.wants_bytes, one.demand.members) for one in hungry if one.wants_bytes is not None]
     usual = sum(wants for wants, _ in counted) // sum(members for _, members in counted) if counted else 1
     parts: dict[tuple[int, int], int] = {}
@@ -359,8 +259,8 @@ def _divided(cache: _Cache, tenants: Sequence[_Tenant], most: int) -> dict[int, 
 def _tightened(
     limits: _Limits,
     classes: Mapping[int, ServiceClass],
-    caches: Sequence[_Cache],
-    tenants: _Tenants,
+    caches: Sequence[Cache],
+    tenants: Tenants,
     excess: int,
 ) -> _Limits:
     """Ask for less: fewer parts where most are, then fewer caps, then the streaming kept apart only, then nothing."""
@@ -369,7 +269,7 @@ def _tightened(
             {
                 classes[one.number].shares[cache.id].ways
                 for one in tenants[cache.id]
-                if one.use is _Use.HUNGRY and one.number in classes
+                if one.use is Use.HUNGRY and one.number in classes
             }
             - {WayMask(), cache.run}
         )
