@@ -13,6 +13,7 @@ from isolation.resctrl_files import DEFAULT, ResctrlFiles, control_of
 from isolation.resctrl_homes import ThreadHomes, ThreadsNow
 from isolation.resctrl_info import ResctrlInfo
 from isolation.resctrl_lock import FolderLocks
+from isolation.resctrl_mask import WayMask
 from isolation.resctrl_schemata import Schemata
 from isolation.steps import Steps
 from isolation.undo import Applied, Drift, Released, ResctrlUndo, ThreadHome
@@ -135,6 +136,20 @@ class ResctrlGroups:
         living = [one for one in undo.threads if self._homes.is_same(one)]
         restored = sum(where.get(one.tid, DEFAULT) == one.group for one in living)
         return Released(restored=restored, gone=len(undo.threads) - len(living), left_over=tuple(left_over))
+
+    def neighbours(self, wish: Schemata) -> tuple[str, ...]:
+        """Return groups of other tools that may use some of the same ways; the default group always may."""
+        found = []
+        for group in self._resctrl.groups():
+            if self._is_ours(group):
+                continue
+            held = {entry[:2]: entry[2] for entry in self._resctrl.schemata(group).entries}
+            for name, domain, amount in wish.entries:
+                other = held.get((name, domain))
+                if isinstance(amount, WayMask) and isinstance(other, WayMask) and (amount & other).bits:
+                    found.append(group)
+                    break
+        return tuple(found)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of our groups that exist now."""

@@ -17,6 +17,7 @@ from isolation.resctrl import ResctrlGroups
 from isolation.resctrl_homes import ThreadsNow
 from isolation.resctrl_info import ResctrlInfo, find_resctrl, read_resctrl
 from isolation.resctrl_lock import HOST_LOCKS
+from isolation.resctrl_schemata import Schemata
 from isolation.resctrl_wish import schemata_of
 from isolation.spec import IsolationSpec
 from isolation.steps import Steps
@@ -61,12 +62,13 @@ class ServiceClasses:
         try:
             wish = schemata_of(spec, self._read_info())
             found = self._groups.place(threads, wish, undo, steps)
+            overlapping = self._groups.neighbours(_divided(wish, spec))
         except _GOES_WITHOUT as cause:
             if failures := steps.undo_to(mark):
                 raise ApplyFailed(f"{cause}; and undoing failed too: {'; '.join(failures)}") from cause
             return replace(self._leave(threads, undo, applied, steps), class_refused=str(cause))
         missed = dict.fromkeys((*applied.missed, *found.missed))
-        return replace(applied, missed=tuple(missed), writes=steps.writes)
+        return replace(applied, missed=tuple(missed), writes=steps.writes, overlapping=overlapping)
 
     def verify(self, threads: ThreadsNow, spec: IsolationSpec, undo: ResctrlUndo | None) -> tuple[Drift, ...]:
         """Compare the class with the wish; changes nothing."""
@@ -103,6 +105,12 @@ class ServiceClasses:
         if left_over := self.release(undo, threads, shared=True):
             raise ApplyFailed(f"the cache ways could not be taken back: {'; '.join(left_over)}")
         return replace(applied, writes=steps.writes)
+
+
+def _divided(wish: Schemata, spec: IsolationSpec) -> Schemata:
+    """Return the entries that the wish restricts: what is left whole may overlap."""
+    caches = {one.cache_id for one in spec.cache_ways}
+    return Schemata(tuple(entry for entry in wish.entries if entry[0].startswith("L3") and entry[1] in caches))
 
 
 def host_classes(prefix: str) -> ServiceClasses | None:

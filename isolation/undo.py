@@ -10,9 +10,9 @@ from typing import Any
 from isolation.cpuset import CpuSet
 from isolation.process import ProcessIdentity
 
-#: 1: mechanism, group, threads, files. 2: resctrl. 3: inodes.
-_SCHEMA_VERSION = 3
-_READABLE = frozenset({1, 2, _SCHEMA_VERSION})
+#: 1: mechanism, group, threads, files. 2: resctrl. 3: inodes. 4: unit.
+_SCHEMA_VERSION = 4
+_READABLE = frozenset({1, 2, 3, _SCHEMA_VERSION})
 
 
 class Mechanism(StrEnum):
@@ -63,6 +63,15 @@ class ResctrlUndo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnitState:
+    """What systemd allowed a unit before we asked for less; "" = no restriction of its own."""
+
+    name: str
+    cpus: str  #: AllowedCPUs as a list
+    mems: str  #: AllowedMemoryNodes as a list
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Undo:
     """Everything needed to restore the exact earlier state; taken before the first write."""
 
@@ -72,6 +81,7 @@ class Undo:
     files: tuple[tuple[str, str], ...] = ()  #: (path below the mount, earlier content) of a cgroup_path target
     resctrl: ResctrlUndo | None = None  #: None = there was no resctrl we could use
     inodes: tuple[tuple[str, int], ...] = ()  #: (group, its cgroup id) of those in `files`; empty in older records
+    unit: UnitState | None = None  #: the systemd unit whose own group a cgroup_path target is; None = of no unit
 
     @property
     def existing(self) -> str | None:
@@ -106,6 +116,7 @@ class Undo:
                 files=tuple((str(path), str(content)) for path, content in record["files"]),
                 resctrl=_resctrl_from(record.get("resctrl")),
                 inodes=tuple((str(group), int(inode)) for group, inode in record.get("inodes", ())),
+                unit=UnitState(**unit) if (unit := record.get("unit")) else None,
             )
         except (ValueError, TypeError, KeyError, AttributeError) as cause:
             raise ValueError(f"undo record {text[:80]!r} cannot be read: {cause}") from cause
@@ -127,6 +138,7 @@ class Applied:
     writes: int = 0  #: changes made to the kernel; 0 = it was so already
     mems_applied: bool = True  #: False = memory nodes were wished, which affinity alone cannot do
     class_refused: str = ""  #: why there are no cache ways and bandwidth although they were wished
+    overlapping: tuple[str, ...] = ()  #: resctrl groups of other tools that may use some of the same ways
 
     @property
     def complete(self) -> bool:

@@ -72,6 +72,9 @@ def outcome_of(placement: Placement, applied: Applied) -> Placement:
     if applied.class_refused:  # what is answered is what is so
         notes.append(f"without cache ways and bandwidth caps: {applied.class_refused}")
         placement = replace(placement, decision=replace(placement.decision, cache_ways=(), memory_bandwidth=()))
+    if applied.overlapping:
+        others = ", ".join(map(repr, applied.overlapping))
+        notes.append(f"some of its cache ways are not its own: resctrl groups of other tools have them too ({others})")
     state = PlacementState.ACTIVE if applied.complete else PlacementState.PARTIAL
     return replace(placement, state=state, threads=applied.threads, notes=tuple(notes))
 

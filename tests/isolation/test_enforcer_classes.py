@@ -273,6 +273,17 @@ def test_fault_52_ways_that_another_group_holds_alone_are_never_wished() -> None
     assert any("holds ways 5-6" in told for told in taken.misfits(schemata_of(_on(0x60), taken)))
 
 
+def test_fault_52_a_foreign_group_on_our_ways_is_told_and_not_touched() -> None:
+    bench = Bench()
+    before = bench.kernel.read(f"{RESCTRL}/foreign/schemata")
+    assert bench.apply().overlapping == ("foreign",)
+    bench.kernel.write(f"{RESCTRL}/foreign/schemata", "L3:1=7f0\n")
+    assert bench.apply().overlapping == ()  # domain 0 is not divided
+    bench.kernel.write(f"{RESCTRL}/foreign/schemata", "L3:1=7ff\n")
+
+    assert bench.kernel.read(f"{RESCTRL}/foreign/schemata") == before
+
+
 def _on(mask: int) -> IsolationSpec:
     return IsolationSpec(cpus=CpuSet.parse("0"), cache_ways=(CacheWays(cache_id=1, mask=WayMask(mask)),))
 
