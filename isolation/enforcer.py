@@ -73,7 +73,7 @@ class Enforcer:
     ) -> None:
         """Without `classes` there are no cache ways and no bandwidth; they need cgroups as well."""
         self.mechanism = mechanism
-        self._topology = topology
+        self.topology = topology  #: as it is now; a new one may be set when CPUs came or went
         self._files = files
         self._handles = handles
         self._proc = proc_root
@@ -147,7 +147,7 @@ class Enforcer:
         ApplyFailed after everything was taken back, UndoFailed if that went wrong too, ProcessGone or ProcessReused
         when no process of the target is left.
         """
-        spec.check(self._topology)
+        spec.check(self.topology)
         with self._held(target, every=False) as held:
             steps = Steps()
             try:

@@ -48,6 +48,20 @@ class IsolationSpec:
         """Whether it needs a class of service of its own: resctrl's word for a group with ways or bandwidth."""
         return bool(self.cache_ways or self.memory_bandwidth)
 
+    def within(self, topology: Topology) -> IsolationSpec:
+        """Return what of it the host can hold while some of its CPUs, nodes or caches are offline.
+
+        Nothing of the CPUs left = all that are usable: a workload runs somewhere, whatever happens.
+        """
+        mems = None if self.mems is None else self.mems & NodeSet.of(node.id for node in topology.memory_nodes)
+        caches = {domain.kernel_id for domain in topology.llc_domains}
+        return IsolationSpec(
+            cpus=self.cpus & topology.usable or topology.usable,
+            mems=mems or None,
+            cache_ways=tuple(one for one in self.cache_ways if one.cache_id in caches),
+            memory_bandwidth=tuple(one for one in self.memory_bandwidth if one.cache_id in caches),
+        )
+
     def check(self, topology: Topology) -> None:
         """Raise SpecInvalid if this host cannot hold it, naming field, value and what exists."""
         if not self.cpus:

@@ -129,6 +129,10 @@ class Controller:
         """Save one event."""
         self._writer.run(lambda: self._journal.event(workload, time.time(), kind, detail))
 
+    def move(self, before: Placement, after: Placement) -> Placement:
+        """Apply another decision for a placement; on the writer thread, for the reconciler."""
+        return self._moves.move(before, after)
+
     # --- place -------------------------------------------------------------------------------
 
     def _place(self, request_id: str, digest: bytes, request: WorkloadRequest, *, allow_best_effort: bool) -> Placement:

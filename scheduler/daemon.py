@@ -139,7 +139,6 @@ class Daemon:
         self._models = ModelServicer(self._controller, models, self._operations)
         self._host = HostServicer(
             self._controller,
-            self.topology,
             read_capabilities(),
             mechanism=str(self.enforcer.mechanism),
             daemon_version=version("cotenant"),

@@ -118,14 +118,18 @@ class Moves:
 
     def move(self, before: Placement, after: Placement) -> Placement:
         """Apply another decision for a placement; when that fails it sits where it sat."""
-        held = self._held[before.name]
+        held, host = self._held[before.name], self._enforcer.topology
         intended = replace(after, state=PlacementState.APPLYING)
         self._checkpoint("move: save intent")
         self._journal.update(self._entry(intended, held))
         self._checkpoint("move: apply")
         try:
             applied = self._enforcer.apply(
-                before.name, held.target, spec_of(after.decision), held.undo, previous=spec_of(before.decision)
+                before.name,
+                held.target,
+                spec_of(after.decision).within(host),
+                held.undo,
+                previous=spec_of(before.decision).within(host),
             )
         except IsolationError as error:  # the enforcer took its steps back
             detail = f"{_change(before.decision, after.decision)} failed: {error}"

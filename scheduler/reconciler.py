@@ -12,14 +12,17 @@ from functools import partial
 
 from google.protobuf.message import DecodeError
 
-from isolation.enforcer import Enforcer
+from isolation.enforcer import Applied, Enforcer
 from isolation.errors import IsolationError, MechanismMissing
 from isolation.kernelfs import HOST_FILES, KernelFiles
+from isolation.machine import HOST_MACHINE, Machine
 from isolation.process import boot_id
+from isolation.topology import Topology
 from scheduler import wire
 from scheduler.controller import Controller
 from scheduler.errors import JournalFailed, SchedulerError
 from scheduler.held import Held, outcome_of, sentence_of, spec_of
+from scheduler.hotplug import Hotplug
 from scheduler.journal import Entry, Journal
 from scheduler.placement import LIVE, Placement, PlacementState
 from scheduler.view import Viewer
@@ -44,6 +47,7 @@ class Reconciler:
         writer: Writer,
         held: dict[str, Held],
         files: KernelFiles = HOST_FILES,
+        machine: Machine = HOST_MACHINE,
     ) -> None:
         self._controller = controller
         self._enforcer = enforcer
@@ -52,6 +56,7 @@ class Reconciler:
         self._writer = writer
         self._held = held
         self._boot_id = boot_id(files=files)
+        self._hotplug = Hotplug(machine=machine, enforcer=enforcer, journal=journal, viewer=viewer)
         self._told: dict[str, str] = {}  # by name: the failure that was told last
 
     def reconcile(self) -> None:
@@ -64,6 +69,7 @@ class Reconciler:
 
     def _reconcile(self) -> None:
         self._guarded("", self._controller.pay)
+        self._guarded("", self._hotplug.notice)
         for name, placement in list(self._viewer.current().placements.items()):
             held = self._held.get(name)
             if held is not None and placement.state in LIVE and not self._controller.owes(name):
@@ -109,7 +115,10 @@ class Reconciler:
         elif placement.state is PlacementState.APPLYING:
             self._roll_forward(placement, now)
         elif placement.state is not PlacementState.CONTESTED:
-            self._repair(placement, now)
+            if (before := self._hotplug.earlier(placement.name)) is not None:
+                self._fit(placement, now, before)
+            else:
+                self._repair(placement, now)
 
     def _refreshed(self, placement: Placement, held: Held) -> Held | None:
         """Note who was born and who took over; None = nobody is left."""
@@ -121,8 +130,40 @@ class Reconciler:
             self._journal.update(self._entry(placement, now))
         return now
 
+    def _fit(self, placement: Placement, held: Held, before: Topology) -> None:
+        """Set a placement up for the host as it is now, after CPUs or nodes came or went; no drift of anybody's."""
+        if (decision := self._hotplug.replanned(placement)) is not None:
+            try:
+                self._controller.move(placement, replace(placement, decision=decision, etag=uuid.uuid4().hex[:16]))
+            except IsolationError:  # told by move; it makes do with what is left
+                _log.exception("no move off CPUs that went offline", extra={"workload": placement.name})
+            else:
+                self._hotplug.settled(placement.name)
+                return
+        spec, previous = self._hotplug.spec(placement), spec_of(placement.decision).within(before)
+        if spec == previous and not self._enforcer.verify(held.target, spec, held.undo):
+            self._hotplug.settled(placement.name)
+            return
+        try:
+            applied = self._enforcer.apply(placement.name, held.target, spec, held.undo, previous=previous)
+        except IsolationError as error:  # taken back; tried again at the next turn
+            self._keep_partial(placement, held, f"could not be fitted to the CPUs that are online: {error}")
+            return
+        self._hotplug.settled(placement.name)
+        done = self._outcome(placement, applied)
+        self._change(done, held, "hotplug", self._hotplug.note(done) or f"as wished again: {sentence_of(done)}")
+
+    def _keep_partial(self, placement: Placement, held: Held, detail: str) -> None:
+        if placement.state is not PlacementState.PARTIAL:
+            self._change(replace(placement, state=PlacementState.PARTIAL), held, "partial", detail)
+
+    def _outcome(self, placement: Placement, applied: Applied) -> Placement:
+        done = outcome_of(placement, applied)
+        note = self._hotplug.note(done)
+        return replace(done, notes=(*done.notes, note)) if note else done
+
     def _repair(self, placement: Placement, held: Held) -> None:
-        spec = spec_of(placement.decision)
+        spec = self._hotplug.spec(placement)
         drifts = self._enforcer.verify(held.target, spec, held.undo)
         if not drifts and placement.state is not PlacementState.PARTIAL:
             return
@@ -134,12 +175,9 @@ class Reconciler:
         try:
             applied = self._enforcer.apply(placement.name, held.target, spec, held.undo)
         except IsolationError as error:  # taken back; tried again at the next turn
-            if placement.state is not PlacementState.PARTIAL:
-                self._change(
-                    replace(placement, state=PlacementState.PARTIAL), held, "partial", f"repair failed: {error}"
-                )
+            self._keep_partial(placement, held, f"repair failed: {error}")
             return
-        done = outcome_of(placement, applied)
+        done = self._outcome(placement, applied)
         if drifts:
             held = replace(held, repaired_at_s=now_s)
             self._held[placement.name] = held
@@ -186,6 +224,7 @@ class Reconciler:
             return
         self._held[placement.name] = held
         self._viewer.put(placement)
+        self._hotplug.adopt(placement)
         if placement.state is PlacementState.RELEASING:
             self._release(placement, held)
             return
@@ -212,7 +251,7 @@ class Reconciler:
         if held.undo.mechanism is not self._enforcer.mechanism:
             return  # neither to be completed nor to be undone by other means; each turn tells so
         try:
-            applied = self._enforcer.apply(placement.name, held.target, spec_of(placement.decision), held.undo)
+            applied = self._enforcer.apply(placement.name, held.target, self._hotplug.spec(placement), held.undo)
         except IsolationError as error:
             if self._is_first(held):  # what was done before the crash is not among the steps taken back
                 self._controller.take_back(placement, held, ("recovered", f"undone: {error}"))
@@ -224,7 +263,7 @@ class Reconciler:
                     f"move could not be completed: {error}",
                 )
             return
-        done = outcome_of(placement, applied)
+        done = self._outcome(placement, applied)
         self._journal.settle(
             self._entry(done, held), wire.placement_to_bytes(done), (time.time(), "recovered", sentence_of(done))
         )

@@ -180,14 +180,12 @@ class HostServicer(host_pb2_grpc.HostServiceServicer):
     def __init__(
         self,
         controller: Controller,
-        topology: Topology,
         capabilities: tuple[Capability, ...],
         *,
         mechanism: str,
         daemon_version: str,
     ) -> None:
         self._controller = controller
-        self._topology = topology
         self._capabilities = capabilities
         self._mechanism = mechanism
         self._version = daemon_version
@@ -200,7 +198,7 @@ class HostServicer(host_pb2_grpc.HostServiceServicer):
             for cpu in resident.cpus:
                 occupants.setdefault(cpu, []).append(resident.name)
         host = host_to(
-            self._topology,
+            view.ledger.topology,
             self._capabilities,
             occupants,
             mechanism=self._mechanism,

@@ -112,6 +112,14 @@ class Viewer:
                 self._ledger = replace(self._ledger, controls=controls)
                 self._view = self._build()
 
+    def renew(self, topology: Topology) -> None:
+        """Take in a host whose CPUs or nodes came or went; who lost all CPUs shares those that are left."""
+        with self._lock:
+            self._ledger = replace(self._ledger, topology=topology, residents=(), _sharing=None)
+            living = (one for one in self._placements.values() if one.state in LIVE)
+            self._ledger = replace(self._ledger, residents=tuple(map(self._resident, living)))
+            self._view = self._build()
+
     def surplus(self) -> tuple[str, ...]:
         """Name the placements that were over first, beyond the newest ones that are kept."""
         with self._lock:
@@ -133,12 +141,13 @@ class Viewer:
     def _resident(self, placement: Placement) -> Resident:
         """Give a placement as the planner sees it; one whose profile was deleted since stays, as an unknown."""
         request = placement.request
+        usable = self._ledger.topology.usable
         profile = request.inline_profile
         if profile is None:
             profile = self._profiles.get(request.name if request.profile_name is None else request.profile_name)
         return Resident(
             name=placement.name,
-            cpus=placement.decision.cpus,
+            cpus=placement.decision.cpus & usable or usable,  # as the hotplug rule says
             profile=profile,
             slo=request.slo,
             weight=request.weight,

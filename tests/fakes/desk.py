@@ -23,6 +23,7 @@ from scheduler.placement import Placement, WorkloadRequest
 from scheduler.reconciler import Reconciler
 from scheduler.view import Viewer
 from scheduler.writer import Writer
+from tests.fakes.hotplug import FakeMachine
 from tests.fakes.kernel import FakeGroup
 from tests.fakes.machines import make_topology
 from tests.fakes.predictions import hog
@@ -88,8 +89,8 @@ class Desk:
         self.kernel._next_pid = 30_000 if os.getpid() < 20_000 else 10_000  # far from our own, which is refused
         if version == 2:
             self.kernel.groups["/"].subtree.add("cpuset")
+        self.machine = FakeMachine(self.kernel, topology)
         self.folder = folder
-        self.topology = topology
         self.cut_at = ""
         self.at: dict[str, Callable[[], None]] = {}  # called at a checkpoint
         self._number = 0
@@ -100,6 +101,7 @@ class Desk:
     def restart(self, mechanism: Mechanism | None = None) -> None:
         """Begin anew from the journal."""
         self.cut_at = ""
+        self.topology = self.machine.topology()
         self.enforcer = self.kernel.enforcer(self.topology, mechanism=mechanism)
         self.journal = FailingJournal(self.folder / "journal.db")
         self.viewer = Viewer(
@@ -128,6 +130,7 @@ class Desk:
             writer=writer,
             held=self.held,
             files=self.kernel,
+            machine=self.machine,
         )
         self.reconciler.recover()
 

@@ -269,9 +269,10 @@ class FakeKernel(FakeHandles):
         except CpuSetInvalid as cause:
             digits = text.strip().replace("-", "").replace(",", "").isdecimal()
             raise self._error(errno.ERANGE if digits else errno.EINVAL, path) from cause
-        top = self.groups["/"]
-        if not wanted <= getattr(top, kind):
+        if not wanted <= getattr(self, kind):
             raise self._error(errno.ERANGE if kind == "cpus" else errno.EINVAL, path)
+        if self.version == 1 and not wanted <= getattr(self.groups["/"], kind):  # offline
+            raise self._error(errno.EINVAL, path)
         if group == "/":
             raise self._error(errno.EACCES, path)
         if not wanted and getattr(self.groups[group], kind) and self._populated(group):
