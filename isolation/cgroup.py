@@ -111,7 +111,11 @@ class CpusetGroups:
         except OSError as cause:
             if ids or self.hierarchy.version == 1 or cause.errno != errno.ENOSPC:
                 raise
-            self.write(group, name, self._files.read(_POSSIBLE[kind]).strip())
+            self.write(group, name, str(self.possible(kind)))
+
+    def possible(self, kind: Literal["cpus", "mems"]) -> IdSet:
+        """Return all CPUs or nodes that this machine can ever have."""
+        return IdSet.parse(self._files.read(_POSSIBLE[kind]))
 
     def children(self, group: str) -> tuple[str, ...]:
         """Return the groups directly below."""

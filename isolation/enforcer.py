@@ -41,8 +41,10 @@ from isolation.resctrl_info import ResctrlInfo
 from isolation.service_class import ServiceClasses, host_classes
 from isolation.spec import IsolationSpec
 from isolation.steps import Steps, explain
+from isolation.systemd import Systemd
 from isolation.topology import Topology
 from isolation.undo import Applied, Drift, Mechanism, Released, Target, ThreadState, Undo
+from isolation.unit_cpuset import Units
 
 __all__ = ["Applied", "Drift", "Enforcer", "Mechanism", "Released", "Target", "ThreadState", "Undo"]
 
@@ -68,10 +70,14 @@ class Enforcer:
         hierarchy: CpusetHierarchy | None,
         mechanism: Mechanism,
         classes: ServiceClasses | None = None,
+        units: Units | None = None,
         prefix: str = "cotenant",
         proc_root: str = "/proc",
     ) -> None:
-        """Without `classes` there are no cache ways and no bandwidth; they need cgroups as well."""
+        """Without `classes` there are no cache ways and no bandwidth; they need cgroups as well.
+
+        Without `units` no group is systemd's.
+        """
         self.mechanism = mechanism
         self.topology = topology  #: as it is now; a new one may be set when CPUs came or went
         self._files = files
@@ -87,7 +93,7 @@ class Enforcer:
             groups = CpusetGroups(hierarchy, files=files, proc_root=proc_root)
             mover = Mover(groups, files=files, affinity=affinity, proc_root=proc_root)
             self._own = OwnGroup(groups, mover, prefix=prefix)
-            self._existing = ExistingGroup(groups, prefix=prefix, files=files, proc_root=proc_root)
+            self._existing = ExistingGroup(groups, prefix=prefix, files=files, proc_root=proc_root, units=units)
 
     @classmethod
     def for_host(cls, topology: Topology, *, mechanism: Mechanism | None = None, prefix: str = "cotenant") -> Enforcer:
@@ -118,6 +124,7 @@ class Enforcer:
             hierarchy=hierarchy if usable else None,
             mechanism=mechanism or found,
             classes=host_classes(prefix),
+            units=Systemd.for_host(),
             prefix=prefix,
         )
 

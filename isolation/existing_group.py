@@ -1,4 +1,7 @@
-"""Confine an existing cgroup by its own cpuset files; its tasks stay in it. Acts on v1 and v2."""
+"""Confine an existing cgroup; its tasks stay in it. Acts on v1 and v2.
+
+By its own cpuset files, or where it is the group of a systemd unit by the unit's properties (v2).
+"""
 
 from __future__ import annotations
 
@@ -10,53 +13,53 @@ from isolation.process import allowed_cpus, read_status
 from isolation.regroup import set_groups
 from isolation.spec import IsolationSpec
 from isolation.steps import Steps, explain
-from isolation.undo import Applied, Drift, Mechanism, Released, Undo
-
-_CPUS, _MEMS = "cpuset.cpus", "cpuset.mems"
+from isolation.systemd import KINDS, Kind
+from isolation.undo import Applied, Drift, Mechanism, Released, Undo, UnitState
+from isolation.unit_cpuset import UnitCpuset, Units
 
 
 class ExistingGroup:
     """Changes cpuset.cpus and cpuset.mems of the group, on v1 also of the groups in it, which must fit."""
 
-    def __init__(self, groups: CpusetGroups, *, prefix: str, files: KernelFiles, proc_root: str) -> None:
+    def __init__(
+        self, groups: CpusetGroups, *, prefix: str, files: KernelFiles, proc_root: str, units: Units | None = None
+    ) -> None:
         self._groups = groups
+        self._unit = UnitCpuset(groups, units)
         self._v1 = groups.hierarchy.version == 1
         self._prefix = prefix
         self._files = files
         self._proc = proc_root
 
     def snapshot(self, path: str) -> Undo:
-        """Record the texts of all files that apply may change; raises CgroupRefused for our own groups."""
+        """Record all that apply may change; raises CgroupRefused for our own groups."""
         group = resolve(self._groups, path)
         top = group.split("/")[1]
         if top in {FAMILY_NAME, self._prefix} or top.startswith(f"{FAMILY_NAME}-"):
             raise CgroupRefused(f"cgroup_path {path!r} is a group of a cotenant daemon; name the processes instead")
+        unit = self._unit.state(group)
         files, inodes = [], []
         for one in self._tree(group):
             inode = self._groups.inode(one)
             if inode is None:
                 raise CgroupVanished(f"cgroup_path {path!r} vanished: no group {one!r} any more")
             inodes.append((one, inode))
-            for name in (_CPUS, _MEMS):
-                try:
-                    files.append((f"{one}/{name}", self._groups.read(one, name)))
-                except FileNotFoundError as cause:
-                    control = f"{self._groups.hierarchy.mount}{one.rpartition('/')[0]}/cgroup.subtree_control"
-                    raise CgroupRefused(
-                        f"cgroup_path {path!r} has no {name}; enable it with `echo +cpuset > {control}`"
-                    ) from cause
+            for kind in KINDS:
+                text = self._unit.text(one, kind) if unit else self._text(one, kind, path)
+                files.append((f"{one}/cpuset.{kind}", text))
         mechanism = Mechanism.CGROUP_V1 if self._v1 else Mechanism.CGROUP_V2
-        return Undo(mechanism=mechanism, group=None, files=tuple(files), inodes=tuple(inodes))
+        return Undo(mechanism=mechanism, group=None, files=tuple(files), inodes=tuple(inodes), unit=unit)
 
     def place(self, path: str, spec: IsolationSpec, undo: Undo, steps: Steps) -> Applied:
         """Write the wish, read back the files and every thread; raises CgroupVanished for another group of the path."""
         group = self._resolve(path, undo)
-        wishes: list[tuple[str, IdSet]] = [("cpus", spec.cpus)]
-        if spec.mems is not None:
-            wishes.insert(0, ("mems", spec.mems))
-        for kind, wished in wishes:
-            wanted = {one: self._fitted(one, kind, wished, group) for one in self._tree(group)}
-            set_groups(self._groups, "cpus" if kind == "cpus" else "mems", wanted, steps)
+        wishes = _wishes(spec)
+        if undo.unit:
+            self._unit.place(undo.unit.name, group, wishes, steps)
+        else:
+            for kind, wished in wishes.items():
+                wanted = {one: self._fitted(one, kind, wished, group) for one in self._tree(group)}
+                set_groups(self._groups, kind, wanted, steps)
         inside, narrowed = 0, []
         for tid, found in self._threads(group):
             inside += 1
@@ -79,9 +82,11 @@ class ExistingGroup:
 
     def release(self, undo: Undo) -> Released:
         """Write the earlier sets back; on v2, for an empty one with tasks inside, all that the machine can have."""
+        if undo.unit:
+            return self._release_unit(undo, undo.unit)
         left_over: list[str] = []
         gone = 0
-        for kind in ("mems", "cpus"):
+        for kind in reversed(KINDS):
             wanted = {}
             for path, text in undo.files:
                 group, _, name = path.rpartition("/")
@@ -91,11 +96,23 @@ class ExistingGroup:
                     else:
                         gone += 1
             try:
-                set_groups(self._groups, "cpus" if kind == "cpus" else "mems", wanted, Steps())
+                set_groups(self._groups, kind, wanted, Steps())
             except (ApplyFailed, OSError) as cause:
                 told = explain(cause) if isinstance(cause, OSError) else str(cause)
                 left_over.append(f"cpuset.{kind} of {', '.join(wanted)} not restored: {told}")
         return Released(restored=len(undo.files) - gone, gone=gone, left_over=tuple(left_over))
+
+    def _release_unit(self, undo: Undo, unit: UnitState) -> Released:
+        """Give the unit its properties back, also when its group is gone: they would meet its next start."""
+        texts = dict(undo.files)
+        group = undo.existing or ""
+        try:
+            found = self._unit.release(unit, group, {kind: texts[f"{group}/cpuset.{kind}"] for kind in KINDS})
+        except ApplyFailed as cause:
+            found = (str(cause),)
+        if found is None or not self._groups.exists(group):
+            return Released(restored=0, gone=len(undo.files), left_over=found or ())
+        return Released(restored=len(undo.files) - len(found), gone=0, left_over=found)
 
     def processes(self, path: str) -> tuple[int, ...]:
         """Return the pids of all processes in the group and in the groups in it, lowest first."""
@@ -131,6 +148,15 @@ class ExistingGroup:
                 found.extend(self._groups.children(one))
         return found
 
+    def _text(self, one: str, kind: Kind, path: str) -> str:
+        try:
+            return self._groups.read(one, f"cpuset.{kind}")
+        except FileNotFoundError as cause:
+            control = f"{self._groups.hierarchy.mount}{one.rpartition('/')[0]}/cgroup.subtree_control"
+            raise CgroupRefused(
+                f"cgroup_path {path!r} has no cpuset.{kind}; enable it with `echo +cpuset > {control}`"
+            ) from cause
+
     def _fitted(self, one: str, kind: str, wished: IdSet, group: str) -> IdSet:
         """Return the wish for the group itself, and what of it fits an inner group."""
         now = IdSet.parse(self._groups.read(one, f"cpuset.{kind}"))
@@ -155,13 +181,10 @@ class ExistingGroup:
         return found
 
     def _drifts(self, group: str, spec: IsolationSpec) -> list[Drift]:
-        wishes: list[tuple[str, IdSet]] = [("cpus", spec.cpus)]
-        if spec.mems is not None:
-            wishes.append(("mems", spec.mems))
         drifts = [
             Drift(path=f"{group}/cpuset.{kind}", expected=str(wished), found=found or "none")
-            for kind, wished in wishes
-            if (found := self._groups.granted(group, kind)) != str(wished)
+            for kind, wished in _wishes(spec).items()
+            if (found := self._granted(group, kind)) != str(wished)
         ]
         drifts += [
             Drift(tid=tid, expected=f"cpus {spec.cpus}", found=f"cpus {found}")
@@ -169,3 +192,18 @@ class ExistingGroup:
             if not found <= spec.cpus
         ]
         return drifts
+
+    def _granted(self, group: str, kind: Kind) -> str:
+        """Return what holds; "" where somebody has turned the controller off, which leaves the group without."""
+        try:
+            return self._groups.granted(group, kind)
+        except FileNotFoundError:
+            if not self._groups.exists(group):
+                raise
+            return ""
+
+
+def _wishes(spec: IsolationSpec) -> dict[Kind, IdSet]:
+    """Return what is wished, memory nodes first."""
+    wishes: dict[Kind, IdSet] = {} if spec.mems is None else {"mems": spec.mems}
+    return wishes | {"cpus": spec.cpus}
