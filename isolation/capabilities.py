@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ _HARDWARE, _SOFTWARE = 0, 1  # perf_event types, include/uapi/linux/perf_event.h
 _INSTRUCTIONS, _TASK_CLOCK = 1, 1
 _ATTR_BYTES = 64  # PERF_ATTR_SIZE_VER0: every kernel takes it
 _EXCLUDE_KERNEL = 1 << 5
+_KEEPS_REQUESTED = (6, 2)  # Linux since which a thread's own mask outlives a change of its cpuset
 _CAP_SYS_NICE, _CAP_PERFMON, _CAP_SYS_ADMIN = 23, 38, 21
 
 _RESCTRL_FLAGS = frozenset({"cat_l3", "cat_l2", "cdp_l3", "mba", "cqm_llc", "cqm_mbm_total", "cqm_mbm_local"})
@@ -67,6 +69,7 @@ def read_capabilities(root: Path = Path("/"), *, resctrl: Path | None = None) ->
         _privileges(root, live=live),
         *_cgroups(live=live),
         _affinity(live=live),
+        _requested_affinity(root),
         *_resctrl(root, resctrl),
         _counters(live=live),
         _software_events(live=live),
@@ -129,6 +132,21 @@ def _affinity(*, live: bool) -> Capability:
         detail=f"this process may use {usable} CPUs" if live else "unknown in a captured tree",
         loss="nothing can be placed without cgroups",
         remedy="use Linux",
+    )
+
+
+def _requested_affinity(root: Path) -> Capability:
+    release = read_text(root / "proc/sys/kernel/osrelease")
+    number = re.match(r"(\d+)\.(\d+)", release or "")
+    keeps = None if number is None else (int(number[1]), int(number[2])) >= _KEEPS_REQUESTED
+    return Capability(
+        name="CPUs that threads asked for",
+        available=keeps,
+        detail=f"Linux {release} {'keeps' if keeps else 'forgets'} them when a cpuset changes" if number else "unknown",
+        loss="release gives the threads it moved their masks back; when the first placement enables cpuset at the top"
+        " of cgroup v2, threads in groups of others lose theirs (taskset, sched_setaffinity) for good",
+        remedy="use Linux 6.2 or newer; or enable cpuset at boot, before services start: echo +cpuset >"
+        " /sys/fs/cgroup/cgroup.subtree_control",
     )
 
 

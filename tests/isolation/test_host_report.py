@@ -98,6 +98,20 @@ def test_a_captured_tree_is_not_asked_about_this_kernel(tmp_path: Path) -> None:
     assert report["bare metal"].available is False
 
 
+@pytest.mark.parametrize(
+    ("release", "keeps"), [("6.1.0-56-amd64\n", False), ("6.2.0\n", True), ("10.0-rc1\n", True), ("", None)]
+)
+def test_kernels_before_6_2_are_said_to_forget_what_threads_asked_for(
+    release: str, keeps: bool | None, tmp_path: Path
+) -> None:
+    (tmp_path / "proc/sys/kernel").mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/osrelease").write_text(release, encoding="utf-8")
+    found = next(one for one in read_capabilities(tmp_path) if one.name == "CPUs that threads asked for")
+
+    assert found.available is keeps
+    assert release.strip() in found.detail
+
+
 def test_check_prints_a_table_and_json() -> None:
     table = RUNNER.invoke(app, ["check"])
     listing = RUNNER.invoke(app, ["check", "--json"])

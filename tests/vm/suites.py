@@ -55,7 +55,17 @@ SUITES = (
             "tests/isolation/test_host_kernel.py",
         ),
     ),
+    Suite(
+        "memory: binding, migration, page cache on 2 NUMA nodes",
+        (
+            "tests/isolation/test_page_calls_contract.py",
+            "tests/isolation/test_page_cache.py",
+            "tests/vm/test_memory.py",
+        ),
+        "not estimate",
+    ),
     Suite("resctrl rules and groups", _RESCTRL),
+    Suite("enabling cpuset for everybody", ("tests/vm/test_delegation.py",)),
     Suite(
         "placements from end to end, 2 NUMA nodes, cache ways",
         ("tests/vm/test_place.py", "tests/vm/test_full_placement.py"),
@@ -66,6 +76,7 @@ SUITES = (
         "(every_thread or graceful_stop) and cgroup or preview or bad_pids or ends_its_placement or stale_etag"
         " or names_and_pids or same_request",
     ),
+    Suite("units of a real systemd", ("tests/isolation/test_systemd_contract.py", "tests/vm/test_systemd.py")),
     Suite("resctrl rules and groups with CDP", _RESCTRL, "real or check", Resctrl.CDP),
     Suite("a placement with CDP", ("tests/vm/test_full_placement.py",), "ways_mems", Resctrl.CDP),
     Suite("resctrl rules and groups with MBps", _RESCTRL, "real or check", Resctrl.MBPS),
