@@ -29,6 +29,7 @@ from scheduler.slo_text import parse_slo
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 _out = Console(highlight=False)
+_GIVEN = frozenset({"cpus", "mems", "cache_ways", "memory_bandwidth"})  # what a placement gives its workload
 
 SocketOption = Annotated[
     Path | None, typer.Option("--socket", help="The daemon's socket [default: $COTENANT_SOCKET or STATE/cotenant.sock]")
@@ -203,12 +204,16 @@ def list_placements(
     if as_json:
         _print_json([_plain(one) for one in found])
         return
-    table = Table("workload", "state", "CPUs", "mems", "threads", "predicted slowdown", "by", box=None)
+    table = Table(
+        *("workload", "state", "CPUs", "mems", "cache ways", "bandwidth", "threads", "predicted slowdown", "by"),
+        box=None,
+    )
     for one in found:
         own = [prediction for prediction in one.predictions if prediction.workload == one.name]
         said = f"{own[0].slowdown:.2f} ({own[0].lower:.2f}-{own[0].upper:.2f})" if own else "unknown"
         state = placement_pb2.PlacementState.Name(one.state).removeprefix("PLACEMENT_STATE_")
-        table.add_row(one.name, state, one.cpus, one.mems or "-", str(one.threads), said, one.mechanism)
+        held = (one.mems or "-", ways_of(one) or "-", caps_of(one) or "-")
+        table.add_row(one.name, state, one.cpus, *held, str(one.threads), said, one.mechanism)
     _out.print(table if found else "no placements")
 
 
@@ -218,7 +223,8 @@ def explain(name: str, socket: SocketOption = None, as_json: JsonOption = False)
     with Client(socket) as client:
         placement = client.get(name)
     if as_json:
-        _print_json(_plain(placement.explanation))
+        given = {name: value for name, value in _plain(placement).items() if name in _GIVEN}
+        _print_json(_plain(placement.explanation) | given)
         return
     explain_to(_out, placement)
 
@@ -283,6 +289,9 @@ def explain_to(console: Console, placement: placement_pb2.Placement) -> None:
     """Print an explanation for a human."""
     told = placement.explanation
     console.print(told.summary)
+    given = {"CPUs": placement.cpus, "memory nodes": placement.mems}
+    given |= {"cache ways": ways_of(placement), "memory bandwidth": caps_of(placement)}
+    console.print("; ".join(f"{what} {value}" for what, value in given.items() if value))
     source = f"fallback: {placement.fallback}" if placement.fallback else f"predicted by model {told.model_id}"
     count = told.candidates_considered
     console.print(f"{source}; {count} CPU set{'s' * (count != 1)} considered; decided by: {told.decided_by}")
@@ -296,6 +305,21 @@ def explain_to(console: Console, placement: placement_pb2.Placement) -> None:
     for part in told.contributions:
         if abs(part.factor - 1) >= 0.005:
             console.print(f"  {part.aggressor}: {part.cause.replace('_', ' ')} x {part.factor:.2f}")
+
+
+def ways_of(placement: placement_pb2.Placement) -> str:
+    """Write cache ways as the kernel does, "0=ff;1=f"; empty = not restricted."""
+    return ";".join(f"{one.cache_id}={one.mask}" for one in placement.cache_ways)
+
+
+def caps_of(placement: placement_pb2.Placement) -> str:
+    """Write bandwidth caps by cache, "0=50 %;1=2.5 GB/s"; empty = not held."""
+    return ";".join(
+        f"{one.cache_id}={one.percent} %"
+        if one.HasField("percent")
+        else f"{one.cache_id}={one.bytes_per_s / 1e9:.3g} GB/s"
+        for one in placement.memory_bandwidth
+    )
 
 
 def _show(placement: placement_pb2.Placement, *, as_json: bool) -> None:

@@ -7,7 +7,9 @@ import time
 import grpc
 
 from cotenant.v1 import host_pb2, host_pb2_grpc, placement_pb2, placement_pb2_grpc
+from isolation.caches import CacheDomain
 from isolation.capabilities import Capability
+from isolation.resctrl_info import ResctrlInfo
 from isolation.topology import Topology
 from profiler.records import Observation
 from profiler.store import ObservationStore
@@ -204,6 +206,7 @@ class HostServicer(host_pb2_grpc.HostServiceServicer):
             mechanism=self._mechanism,
             version=self._version,
             model_id=view.predictor.model_id,
+            controls=view.ledger.controls,
         )
         return host_pb2.GetHostResponse(host=host)
 
@@ -216,9 +219,10 @@ def host_to(
     mechanism: str,
     version: str,
     model_id: str,
+    controls: ResctrlInfo | None,
 ) -> host_pb2.Host:
     """Translate what is known of the host; `occupants` maps CPU to workload names."""
-    return host_pb2.Host(
+    host = host_pb2.Host(
         fingerprint=topology.fingerprint,
         cpu_model=topology.cpu_model,
         kernel=topology.kernel,
@@ -232,16 +236,28 @@ def host_to(
                 llc=cpu.llc,
                 node=cpu.node,
                 workloads=occupants.get(cpu.id, []),
+                die=cpu.die,
+                cluster=cpu.cluster,
             )
             for cpu in topology.cpus
         ],
-        llc_domains=[
-            host_pb2.CacheDomain(id=one.id, size_bytes=one.size_bytes or 0, ways=one.ways or 0, cpus=str(one.cpus))
-            for one in topology.llc_domains
+        llc_domains=map(_cache_to, topology.llc_domains),
+        l2_domains=map(_cache_to, topology.l2_domains),
+        core_kinds=[
+            host_pb2.CoreKind(name=one.name, capacity=one.capacity, cpus=str(one.cpus)) for one in topology.core_kinds
         ],
+        online=str(topology.online),
+        offline=str(topology.offline),
+        isolated=str(topology.isolated),
+        usable=str(topology.usable),
+        usable_mems="" if topology.usable_mems is None else str(topology.usable_mems),
         nodes=[
             host_pb2.NumaNode(
-                id=one.id, memory_bytes=one.memory_bytes or 0, cpus=str(one.cpus), distances=one.distances
+                id=one.id,
+                memory_bytes=one.memory_bytes or 0,
+                cpus=str(one.cpus),
+                distances=one.distances,
+                device_memory=one.device_memory,
             )
             for one in topology.nodes
         ],
@@ -254,4 +270,54 @@ def host_to(
         mechanism=mechanism,
         daemon_version=version,
         model_id=model_id,
+    )
+    if controls is not None:
+        host.resctrl.CopyFrom(resctrl_to(controls))
+    return host
+
+
+def _cache_to(domain: CacheDomain) -> host_pb2.CacheDomain:
+    known = domain.kernel_id is not None and domain.kernel_id >= 0
+    return host_pb2.CacheDomain(
+        id=domain.id,
+        level=domain.level,
+        size_bytes=domain.size_bytes or 0,
+        ways=domain.ways or 0,
+        cpus=str(domain.cpus),
+        kernel_id=domain.kernel_id if known else None,
+    )
+
+
+def resctrl_to(controls: ResctrlInfo) -> host_pb2.Resctrl:
+    """Translate what resctrl offers."""
+    return host_pb2.Resctrl(
+        closids=controls.closids,
+        caches=[
+            host_pb2.CacheControl(
+                resource=one.resource,
+                closids=one.closids,
+                cbm_mask=str(one.cbm_mask),
+                min_cbm_bits=one.min_cbm_bits,
+                shareable_bits=str(one.shareable_bits),
+                sparse_masks=one.sparse_masks,
+                domains=one.domains,
+                available={domain: str(one.available(domain)) for domain in one.domains},
+            )
+            for one in controls.caches
+        ],
+        bandwidths=[
+            host_pb2.BandwidthControl(
+                resource=one.resource,
+                closids=one.closids,
+                unit=host_pb2.BandwidthUnit.Value(f"BANDWIDTH_UNIT_{one.unit.name}"),
+                min_bandwidth=one.min_bandwidth,
+                bandwidth_gran=one.bandwidth_gran,
+                domains=one.domains,
+            )
+            for one in controls.bandwidths
+        ],
+        monitoring=[
+            host_pb2.Monitoring(resource=one.resource, rmids=one.rmids, features=one.features)
+            for one in controls.monitoring
+        ],
     )

@@ -9,6 +9,8 @@ import math
 
 from cotenant.v1 import model_pb2, operation_pb2, placement_pb2, profile_pb2, workload_pb2
 from isolation.cpuset import CpuSet, NodeSet
+from isolation.resctrl_mask import WayMask
+from isolation.spec import CacheWays, MemoryBandwidth
 from profiler.records import Feature, Quality, Relation, SlowdownEstimate, Source, WorkloadProfile
 from scheduler.errors import RequestInvalid, Violation
 from scheduler.operations import Operation
@@ -266,6 +268,8 @@ def placement_to(placement: Placement) -> placement_pb2.Placement:
         state=placement_pb2.PlacementState.Value(f"PLACEMENT_STATE_{placement.state}"),
         cpus=str(decision.cpus),
         mems="" if decision.mems is None else str(decision.mems),
+        cache_ways=[placement_pb2.CacheWays(cache_id=one.cache_id, mask=str(one.mask)) for one in decision.cache_ways],
+        memory_bandwidth=map(_bandwidth_to, decision.memory_bandwidth),
         engine_advice=placement_pb2.EngineAdvice(
             decode_threads=decision.engine_advice.decode_threads,
             prefill_threads=decision.engine_advice.prefill_threads,
@@ -291,6 +295,10 @@ def placement_from(message: placement_pb2.Placement) -> Placement:
         decision=Decision(
             cpus=CpuSet.parse(message.cpus),
             mems=NodeSet.parse(message.mems) if message.mems else None,
+            cache_ways=tuple(
+                CacheWays(cache_id=one.cache_id, mask=WayMask.parse(one.mask)) for one in message.cache_ways
+            ),
+            memory_bandwidth=tuple(map(_bandwidth_from, message.memory_bandwidth)),
             predictions=tuple(map(_prediction_from, message.predictions)),
             explanation=_explanation_from(message.explanation),
             fallback=message.fallback,
@@ -305,6 +313,23 @@ def placement_from(message: placement_pb2.Placement) -> Placement:
         threads=message.threads,
         notes=tuple(message.notes),
         created_unix_s=message.created_unix_s,
+    )
+
+
+def _bandwidth_to(cap: MemoryBandwidth) -> placement_pb2.MemoryBandwidth:
+    message = placement_pb2.MemoryBandwidth(cache_id=cap.cache_id)
+    if cap.percent is not None:
+        message.percent = cap.percent
+    if cap.bytes_per_s is not None:
+        message.bytes_per_s = cap.bytes_per_s
+    return message
+
+
+def _bandwidth_from(message: placement_pb2.MemoryBandwidth) -> MemoryBandwidth:
+    return MemoryBandwidth(
+        cache_id=message.cache_id,
+        percent=message.percent if message.HasField("percent") else None,
+        bytes_per_s=message.bytes_per_s if message.HasField("bytes_per_s") else None,
     )
 
 

@@ -24,27 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63otenant/v1/host.proto\x12\x0b\x63otenant.v1\"\x93\x01\n\x03\x43pu\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0e\n\x06online\x18\x02 \x01(\x08\x12\x0c\n\x04\x63ore\x18\x03 \x01(\r\x12\x0f\n\x07package\x18\x04 \x01(\r\x12\x0f\n\x02l2\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x03llc\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04node\x18\x07 \x01(\r\x12\x11\n\tworkloads\x18\x08 \x03(\tB\x05\n\x03_l2B\x06\n\x04_llc\"I\n\x0b\x43\x61\x63heDomain\x12\n\n\x02id\x18\x01 \x01(\r\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04ways\x18\x03 \x01(\r\x12\x0c\n\x04\x63pus\x18\x04 \x01(\t\"M\n\x08NumaNode\x12\n\n\x02id\x18\x01 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04\x63pus\x18\x03 \x01(\t\x12\x11\n\tdistances\x18\x04 \x03(\r\"[\n\nCapability\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0c\n\x04loss\x18\x04 \x01(\t\x12\x0e\n\x06remedy\x18\x05 \x01(\t\"\x9f\x02\n\x04Host\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x11\n\tcpu_model\x18\x02 \x01(\t\x12\x0e\n\x06kernel\x18\x03 \x01(\t\x12\x1e\n\x04\x63pus\x18\x04 \x03(\x0b\x32\x10.cotenant.v1.Cpu\x12-\n\x0bllc_domains\x18\x05 \x03(\x0b\x32\x18.cotenant.v1.CacheDomain\x12$\n\x05nodes\x18\x06 \x03(\x0b\x32\x15.cotenant.v1.NumaNode\x12-\n\x0c\x63\x61pabilities\x18\x07 \x03(\x0b\x32\x17.cotenant.v1.Capability\x12\x11\n\tmechanism\x18\x08 \x01(\t\x12\x16\n\x0e\x64\x61\x65mon_version\x18\t \x01(\t\x12\x10\n\x08model_id\x18\n \x01(\t\"\x10\n\x0eGetHostRequest\"2\n\x0fGetHostResponse\x12\x1f\n\x04host\x18\x01 \x01(\x0b\x32\x11.cotenant.v1.Host2S\n\x0bHostService\x12\x44\n\x07GetHost\x12\x1b.cotenant.v1.GetHostRequest\x1a\x1c.cotenant.v1.GetHostResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63otenant/v1/host.proto\x12\x0b\x63otenant.v1\"\xcf\x01\n\x03\x43pu\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0e\n\x06online\x18\x02 \x01(\x08\x12\x0c\n\x04\x63ore\x18\x03 \x01(\r\x12\x0f\n\x07package\x18\x04 \x01(\r\x12\x0f\n\x02l2\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x03llc\x18\x06 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04node\x18\x07 \x01(\r\x12\x11\n\tworkloads\x18\x08 \x03(\t\x12\x10\n\x03\x64ie\x18\t \x01(\rH\x02\x88\x01\x01\x12\x14\n\x07\x63luster\x18\n \x01(\rH\x03\x88\x01\x01\x42\x05\n\x03_l2B\x06\n\x04_llcB\x06\n\x04_dieB\n\n\x08_cluster\"~\n\x0b\x43\x61\x63heDomain\x12\n\n\x02id\x18\x01 \x01(\r\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04ways\x18\x03 \x01(\r\x12\x0c\n\x04\x63pus\x18\x04 \x01(\t\x12\x16\n\tkernel_id\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05level\x18\x06 \x01(\rB\x0c\n\n_kernel_id\"J\n\x08\x43oreKind\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\x08\x63\x61pacity\x18\x02 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04\x63pus\x18\x03 \x01(\tB\x0b\n\t_capacity\"d\n\x08NumaNode\x12\n\n\x02id\x18\x01 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x04\x12\x0c\n\x04\x63pus\x18\x03 \x01(\t\x12\x11\n\tdistances\x18\x04 \x03(\r\x12\x15\n\rdevice_memory\x18\x05 \x01(\x08\"[\n\nCapability\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0c\n\x04loss\x18\x04 \x01(\t\x12\x0e\n\x06remedy\x18\x05 \x01(\t\"\x9d\x02\n\x0c\x43\x61\x63heControl\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x0f\n\x07\x63losids\x18\x02 \x01(\r\x12\x10\n\x08\x63\x62m_mask\x18\x03 \x01(\t\x12\x14\n\x0cmin_cbm_bits\x18\x04 \x01(\r\x12\x16\n\x0eshareable_bits\x18\x05 \x01(\t\x12\x19\n\x0csparse_masks\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x0f\n\x07\x64omains\x18\x07 \x03(\r\x12;\n\tavailable\x18\x08 \x03(\x0b\x32(.cotenant.v1.CacheControl.AvailableEntry\x1a\x30\n\x0e\x41vailableEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_sparse_masks\"\x9f\x01\n\x10\x42\x61ndwidthControl\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\x0f\n\x07\x63losids\x18\x02 \x01(\r\x12(\n\x04unit\x18\x03 \x01(\x0e\x32\x1a.cotenant.v1.BandwidthUnit\x12\x15\n\rmin_bandwidth\x18\x04 \x01(\r\x12\x16\n\x0e\x62\x61ndwidth_gran\x18\x05 \x01(\r\x12\x0f\n\x07\x64omains\x18\x06 \x03(\r\"?\n\nMonitoring\x12\x10\n\x08resource\x18\x01 \x01(\t\x12\r\n\x05rmids\x18\x02 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\"\xa5\x01\n\x07Resctrl\x12\x0f\n\x07\x63losids\x18\x01 \x01(\r\x12)\n\x06\x63\x61\x63hes\x18\x02 \x03(\x0b\x32\x19.cotenant.v1.CacheControl\x12\x31\n\nbandwidths\x18\x03 \x03(\x0b\x32\x1d.cotenant.v1.BandwidthControl\x12+\n\nmonitoring\x18\x04 \x03(\x0b\x32\x17.cotenant.v1.Monitoring\"\xf7\x03\n\x04Host\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\t\x12\x11\n\tcpu_model\x18\x02 \x01(\t\x12\x0e\n\x06kernel\x18\x03 \x01(\t\x12\x1e\n\x04\x63pus\x18\x04 \x03(\x0b\x32\x10.cotenant.v1.Cpu\x12-\n\x0bllc_domains\x18\x05 \x03(\x0b\x32\x18.cotenant.v1.CacheDomain\x12$\n\x05nodes\x18\x06 \x03(\x0b\x32\x15.cotenant.v1.NumaNode\x12-\n\x0c\x63\x61pabilities\x18\x07 \x03(\x0b\x32\x17.cotenant.v1.Capability\x12\x11\n\tmechanism\x18\x08 \x01(\t\x12\x16\n\x0e\x64\x61\x65mon_version\x18\t \x01(\t\x12\x10\n\x08model_id\x18\n \x01(\t\x12,\n\nl2_domains\x18\x0b \x03(\x0b\x32\x18.cotenant.v1.CacheDomain\x12)\n\ncore_kinds\x18\x0c \x03(\x0b\x32\x15.cotenant.v1.CoreKind\x12\x0e\n\x06online\x18\r \x01(\t\x12\x0f\n\x07offline\x18\x0e \x01(\t\x12\x10\n\x08isolated\x18\x0f \x01(\t\x12\x0e\n\x06usable\x18\x10 \x01(\t\x12\x13\n\x0busable_mems\x18\x11 \x01(\t\x12%\n\x07resctrl\x18\x12 \x01(\x0b\x32\x14.cotenant.v1.Resctrl\"\x10\n\x0eGetHostRequest\"2\n\x0fGetHostResponse\x12\x1f\n\x04host\x18\x01 \x01(\x0b\x32\x11.cotenant.v1.Host*\x8d\x01\n\rBandwidthUnit\x12\x1e\n\x1a\x42\x41NDWIDTH_UNIT_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41NDWIDTH_UNIT_PERCENT\x10\x01\x12\x1c\n\x18\x42\x41NDWIDTH_UNIT_MIB_PER_S\x10\x02\x12\"\n\x1e\x42\x41NDWIDTH_UNIT_EIGHTH_GB_PER_S\x10\x03\x32S\n\x0bHostService\x12\x44\n\x07GetHost\x12\x1b.cotenant.v1.GetHostRequest\x1a\x1c.cotenant.v1.GetHostResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cotenant.v1.host_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CACHECONTROL_AVAILABLEENTRY']._loaded_options = None
+  _globals['_CACHECONTROL_AVAILABLEENTRY']._serialized_options = b'8\001'
+  _globals['_BANDWIDTHUNIT']._serialized_start=1908
+  _globals['_BANDWIDTHUNIT']._serialized_end=2049
   _globals['_CPU']._serialized_start=40
-  _globals['_CPU']._serialized_end=187
-  _globals['_CACHEDOMAIN']._serialized_start=189
-  _globals['_CACHEDOMAIN']._serialized_end=262
-  _globals['_NUMANODE']._serialized_start=264
-  _globals['_NUMANODE']._serialized_end=341
-  _globals['_CAPABILITY']._serialized_start=343
-  _globals['_CAPABILITY']._serialized_end=434
-  _globals['_HOST']._serialized_start=437
-  _globals['_HOST']._serialized_end=724
-  _globals['_GETHOSTREQUEST']._serialized_start=726
-  _globals['_GETHOSTREQUEST']._serialized_end=742
-  _globals['_GETHOSTRESPONSE']._serialized_start=744
-  _globals['_GETHOSTRESPONSE']._serialized_end=794
-  _globals['_HOSTSERVICE']._serialized_start=796
-  _globals['_HOSTSERVICE']._serialized_end=879
+  _globals['_CPU']._serialized_end=247
+  _globals['_CACHEDOMAIN']._serialized_start=249
+  _globals['_CACHEDOMAIN']._serialized_end=375
+  _globals['_COREKIND']._serialized_start=377
+  _globals['_COREKIND']._serialized_end=451
+  _globals['_NUMANODE']._serialized_start=453
+  _globals['_NUMANODE']._serialized_end=553
+  _globals['_CAPABILITY']._serialized_start=555
+  _globals['_CAPABILITY']._serialized_end=646
+  _globals['_CACHECONTROL']._serialized_start=649
+  _globals['_CACHECONTROL']._serialized_end=934
+  _globals['_CACHECONTROL_AVAILABLEENTRY']._serialized_start=869
+  _globals['_CACHECONTROL_AVAILABLEENTRY']._serialized_end=917
+  _globals['_BANDWIDTHCONTROL']._serialized_start=937
+  _globals['_BANDWIDTHCONTROL']._serialized_end=1096
+  _globals['_MONITORING']._serialized_start=1098
+  _globals['_MONITORING']._serialized_end=1161
+  _globals['_RESCTRL']._serialized_start=1164
+  _globals['_RESCTRL']._serialized_end=1329
+  _globals['_HOST']._serialized_start=1332
+  _globals['_HOST']._serialized_end=1835
+  _globals['_GETHOSTREQUEST']._serialized_start=1837
+  _globals['_GETHOSTREQUEST']._serialized_end=1853
+  _globals['_GETHOSTRESPONSE']._serialized_start=1855
+  _globals['_GETHOSTRESPONSE']._serialized_end=1905
+  _globals['_HOSTSERVICE']._serialized_start=2051
+  _globals['_HOSTSERVICE']._serialized_end=2134
 # @@protoc_insertion_point(module_scope)

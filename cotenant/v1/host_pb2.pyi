@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _BandwidthUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BandwidthUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BandwidthUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BANDWIDTH_UNIT_UNSPECIFIED: _BandwidthUnit.ValueType  # 0
+    BANDWIDTH_UNIT_PERCENT: _BandwidthUnit.ValueType  # 1
+    BANDWIDTH_UNIT_MIB_PER_S: _BandwidthUnit.ValueType  # 2
+    """Mount option mba_MBps."""
+    BANDWIDTH_UNIT_EIGHTH_GB_PER_S: _BandwidthUnit.ValueType  # 3
+    """AMD."""
+
+class BandwidthUnit(_BandwidthUnit, metaclass=_BandwidthUnitEnumTypeWrapper):
+    """What a number in memory bandwidth means; kernels differ and cannot be converted into one another."""
+
+BANDWIDTH_UNIT_UNSPECIFIED: BandwidthUnit.ValueType  # 0
+BANDWIDTH_UNIT_PERCENT: BandwidthUnit.ValueType  # 1
+BANDWIDTH_UNIT_MIB_PER_S: BandwidthUnit.ValueType  # 2
+"""Mount option mba_MBps."""
+BANDWIDTH_UNIT_EIGHTH_GB_PER_S: BandwidthUnit.ValueType  # 3
+"""AMD."""
+Global___BandwidthUnit: _TypeAlias = BandwidthUnit  # noqa: Y015
 
 @_typing.final
 class Cpu(_message.Message):
@@ -30,6 +55,8 @@ class Cpu(_message.Message):
     LLC_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     WORKLOADS_FIELD_NUMBER: _builtins.int
+    DIE_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     online: _builtins.bool
     core: _builtins.int
@@ -38,6 +65,10 @@ class Cpu(_message.Message):
     """Unset when the kernel does not say."""
     llc: _builtins.int
     node: _builtins.int
+    die: _builtins.int
+    """Named by the lowest CPU in it, as core and l2 are; unset when the kernel does not say."""
+    cluster: _builtins.int
+    """Cores that share an L2, or the tags of an L3."""
     @_builtins.property
     def workloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Workloads placed on it."""
@@ -53,15 +84,25 @@ class Cpu(_message.Message):
         llc: _builtins.int | None = ...,
         node: _builtins.int = ...,
         workloads: _abc.Iterable[_builtins.str] | None = ...,
+        die: _builtins.int | None = ...,
+        cluster: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_l2", b"_l2", "_llc", b"_llc", "l2", b"l2", "llc", b"llc"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_die", b"_die", "_l2", b"_l2", "_llc", b"_llc", "cluster", b"cluster", "die", b"die", "l2", b"l2", "llc", b"llc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_l2", b"_l2", "_llc", b"_llc", "core", b"core", "id", b"id", "l2", b"l2", "llc", b"llc", "node", b"node", "online", b"online", "package", b"package", "workloads", b"workloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_die", b"_die", "_l2", b"_l2", "_llc", b"_llc", "cluster", b"cluster", "core", b"core", "die", b"die", "id", b"id", "l2", b"l2", "llc", b"llc", "node", b"node", "online", b"online", "package", b"package", "workloads", b"workloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
+    _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
+    _WhichOneofReturnType__die: _TypeAlias = _typing.Literal["die"]  # noqa: Y015
+    _WhichOneofArgType__die: _TypeAlias = _typing.Literal["_die", b"_die"]  # noqa: Y015
     _WhichOneofReturnType__l2: _TypeAlias = _typing.Literal["l2"]  # noqa: Y015
     _WhichOneofArgType__l2: _TypeAlias = _typing.Literal["_l2", b"_l2"]  # noqa: Y015
     _WhichOneofReturnType__llc: _TypeAlias = _typing.Literal["llc"]  # noqa: Y015
     _WhichOneofArgType__llc: _TypeAlias = _typing.Literal["_llc", b"_llc"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__die) -> _WhichOneofReturnType__die | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__l2) -> _WhichOneofReturnType__l2 | None: ...
     @_typing.overload
@@ -77,11 +118,16 @@ class CacheDomain(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     WAYS_FIELD_NUMBER: _builtins.int
     CPUS_FIELD_NUMBER: _builtins.int
+    KERNEL_ID_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     size_bytes: _builtins.int
     ways: _builtins.int
     """0 when unknown."""
     cpus: _builtins.str
+    kernel_id: _builtins.int
+    """The id that resctrl uses for it; CacheWays.cache_id and MemoryBandwidth.cache_id are this one."""
+    level: _builtins.int
     def __init__(
         self,
         *,
@@ -89,14 +135,49 @@ class CacheDomain(_message.Message):
         size_bytes: _builtins.int = ...,
         ways: _builtins.int = ...,
         cpus: _builtins.str = ...,
+        kernel_id: _builtins.int | None = ...,
+        level: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_kernel_id", b"_kernel_id", "kernel_id", b"kernel_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "id", b"id", "size_bytes", b"size_bytes", "ways", b"ways"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_kernel_id", b"_kernel_id", "cpus", b"cpus", "id", b"id", "kernel_id", b"kernel_id", "level", b"level", "size_bytes", b"size_bytes", "ways", b"ways"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__kernel_id: _TypeAlias = _typing.Literal["kernel_id"]  # noqa: Y015
+    _WhichOneofArgType__kernel_id: _TypeAlias = _typing.Literal["_kernel_id", b"_kernel_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kernel_id) -> _WhichOneofReturnType__kernel_id | None: ...
 
 Global___CacheDomain: _TypeAlias = CacheDomain  # noqa: Y015
+
+@_typing.final
+class CoreKind(_message.Message):
+    """CPUs whose cores are alike, on a host that has several kinds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    CPUS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What the kernel tells them apart by, such as "cpu_atom" or "capacity 446"."""
+    capacity: _builtins.int
+    """The kernel's cpu_capacity, 1024 = the strongest; the lowest within the kind."""
+    cpus: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        capacity: _builtins.int | None = ...,
+        cpus: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_capacity", b"_capacity", "capacity", b"capacity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_capacity", b"_capacity", "capacity", b"capacity", "cpus", b"cpus", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__capacity: _TypeAlias = _typing.Literal["capacity"]  # noqa: Y015
+    _WhichOneofArgType__capacity: _TypeAlias = _typing.Literal["_capacity", b"_capacity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__capacity) -> _WhichOneofReturnType__capacity | None: ...
+
+Global___CoreKind: _TypeAlias = CoreKind  # noqa: Y015
 
 @_typing.final
 class NumaNode(_message.Message):
@@ -106,10 +187,13 @@ class NumaNode(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     CPUS_FIELD_NUMBER: _builtins.int
     DISTANCES_FIELD_NUMBER: _builtins.int
+    DEVICE_MEMORY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     memory_bytes: _builtins.int
     cpus: _builtins.str
     """Empty for a node without CPUs."""
+    device_memory: _builtins.bool
+    """Memory of a graphics card, which the kernel lists as a node: no workload's memory is put there."""
     @_builtins.property
     def distances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -119,10 +203,11 @@ class NumaNode(_message.Message):
         memory_bytes: _builtins.int = ...,
         cpus: _builtins.str = ...,
         distances: _abc.Iterable[_builtins.int] | None = ...,
+        device_memory: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "distances", b"distances", "id", b"id", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "device_memory", b"device_memory", "distances", b"distances", "id", b"id", "memory_bytes", b"memory_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -165,6 +250,186 @@ class Capability(_message.Message):
 Global___Capability: _TypeAlias = Capability  # noqa: Y015
 
 @_typing.final
+class CacheControl(_message.Message):
+    """Cache ways that groups of processes can be given (resctrl)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AvailableEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    CLOSIDS_FIELD_NUMBER: _builtins.int
+    CBM_MASK_FIELD_NUMBER: _builtins.int
+    MIN_CBM_BITS_FIELD_NUMBER: _builtins.int
+    SHAREABLE_BITS_FIELD_NUMBER: _builtins.int
+    SPARSE_MASKS_FIELD_NUMBER: _builtins.int
+    DOMAINS_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """"L3", "L2", or with code and data prioritisation on "L3CODE" and "L3DATA"."""
+    closids: _builtins.int
+    """Classes of service it can tell apart, the kernel's default among them."""
+    cbm_mask: _builtins.str
+    """All ways; hexadecimal without prefix, lowest way in the lowest bit, as the other masks here."""
+    min_cbm_bits: _builtins.int
+    shareable_bits: _builtins.str
+    """Ways that hardware such as network cards writes too."""
+    sparse_masks: _builtins.bool
+    """Whether masks may have gaps; unset when not told."""
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """CacheDomain.kernel_id of each cache."""
+
+    @_builtins.property
+    def available(self) -> _containers.ScalarMap[_builtins.int, _builtins.str]:
+        """Ways that can be given out, by domain: the longest run that nobody else holds for itself."""
+
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        closids: _builtins.int = ...,
+        cbm_mask: _builtins.str = ...,
+        min_cbm_bits: _builtins.int = ...,
+        shareable_bits: _builtins.str = ...,
+        sparse_masks: _builtins.bool | None = ...,
+        domains: _abc.Iterable[_builtins.int] | None = ...,
+        available: _abc.Mapping[_builtins.int, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sparse_masks", b"_sparse_masks", "sparse_masks", b"sparse_masks"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sparse_masks", b"_sparse_masks", "available", b"available", "cbm_mask", b"cbm_mask", "closids", b"closids", "domains", b"domains", "min_cbm_bits", b"min_cbm_bits", "resource", b"resource", "shareable_bits", b"shareable_bits", "sparse_masks", b"sparse_masks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sparse_masks: _TypeAlias = _typing.Literal["sparse_masks"]  # noqa: Y015
+    _WhichOneofArgType__sparse_masks: _TypeAlias = _typing.Literal["_sparse_masks", b"_sparse_masks"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sparse_masks) -> _WhichOneofReturnType__sparse_masks | None: ...
+
+Global___CacheControl: _TypeAlias = CacheControl  # noqa: Y015
+
+@_typing.final
+class BandwidthControl(_message.Message):
+    """Memory bandwidth that groups of processes can be held to (resctrl)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    CLOSIDS_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    MIN_BANDWIDTH_FIELD_NUMBER: _builtins.int
+    BANDWIDTH_GRAN_FIELD_NUMBER: _builtins.int
+    DOMAINS_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """"MB", or "SMBA" for slow memory."""
+    closids: _builtins.int
+    unit: Global___BandwidthUnit.ValueType
+    min_bandwidth: _builtins.int
+    """Least amount and step, in the hardware's unit: percent with BANDWIDTH_UNIT_MIB_PER_S too."""
+    bandwidth_gran: _builtins.int
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        closids: _builtins.int = ...,
+        unit: Global___BandwidthUnit.ValueType = ...,
+        min_bandwidth: _builtins.int = ...,
+        bandwidth_gran: _builtins.int = ...,
+        domains: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidth_gran", b"bandwidth_gran", "closids", b"closids", "domains", b"domains", "min_bandwidth", b"min_bandwidth", "resource", b"resource", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BandwidthControl: _TypeAlias = BandwidthControl  # noqa: Y015
+
+@_typing.final
+class Monitoring(_message.Message):
+    """What resctrl can count of a group of processes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    RMIDS_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """The level it watches, such as "L3"."""
+    rmids: _builtins.int
+    """Upper bound of groups that can be watched."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Such as "llc_occupancy"."""
+
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        rmids: _builtins.int = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "resource", b"resource", "rmids", b"rmids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Monitoring: _TypeAlias = Monitoring  # noqa: Y015
+
+@_typing.final
+class Resctrl(_message.Message):
+    """What resctrl offers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLOSIDS_FIELD_NUMBER: _builtins.int
+    CACHES_FIELD_NUMBER: _builtins.int
+    BANDWIDTHS_FIELD_NUMBER: _builtins.int
+    MONITORING_FIELD_NUMBER: _builtins.int
+    closids: _builtins.int
+    """Classes of service that can exist, the kernel's default among them."""
+    @_builtins.property
+    def caches(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheControl]: ...
+    @_builtins.property
+    def bandwidths(self) -> _containers.RepeatedCompositeFieldContainer[Global___BandwidthControl]: ...
+    @_builtins.property
+    def monitoring(self) -> _containers.RepeatedCompositeFieldContainer[Global___Monitoring]: ...
+    def __init__(
+        self,
+        *,
+        closids: _builtins.int = ...,
+        caches: _abc.Iterable[Global___CacheControl] | None = ...,
+        bandwidths: _abc.Iterable[Global___BandwidthControl] | None = ...,
+        monitoring: _abc.Iterable[Global___Monitoring] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bandwidths", b"bandwidths", "caches", b"caches", "closids", b"closids", "monitoring", b"monitoring"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resctrl: _TypeAlias = Resctrl  # noqa: Y015
+
+@_typing.final
 class Host(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -178,6 +443,14 @@ class Host(_message.Message):
     MECHANISM_FIELD_NUMBER: _builtins.int
     DAEMON_VERSION_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
+    L2_DOMAINS_FIELD_NUMBER: _builtins.int
+    CORE_KINDS_FIELD_NUMBER: _builtins.int
+    ONLINE_FIELD_NUMBER: _builtins.int
+    OFFLINE_FIELD_NUMBER: _builtins.int
+    ISOLATED_FIELD_NUMBER: _builtins.int
+    USABLE_FIELD_NUMBER: _builtins.int
+    USABLE_MEMS_FIELD_NUMBER: _builtins.int
+    RESCTRL_FIELD_NUMBER: _builtins.int
     fingerprint: _builtins.str
     cpu_model: _builtins.str
     kernel: _builtins.str
@@ -185,6 +458,15 @@ class Host(_message.Message):
     """cgroup_v1, cgroup_v2 or affinity."""
     daemon_version: _builtins.str
     model_id: _builtins.str
+    online: _builtins.str
+    """CPUs in list format: those of `cpus`, and those that are there but off."""
+    offline: _builtins.str
+    isolated: _builtins.str
+    """Kept from the scheduler by the boot option isolcpus."""
+    usable: _builtins.str
+    """Online, and allowed to the daemon."""
+    usable_mems: _builtins.str
+    """Nodes that the daemon may take memory from, in list format; empty = all."""
     @_builtins.property
     def cpus(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cpu]: ...
     @_builtins.property
@@ -193,6 +475,16 @@ class Host(_message.Message):
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NumaNode]: ...
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___Capability]: ...
+    @_builtins.property
+    def l2_domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheDomain]: ...
+    @_builtins.property
+    def core_kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoreKind]:
+        """Weakest first; empty where all cores are alike, or the kernel does not say."""
+
+    @_builtins.property
+    def resctrl(self) -> Global___Resctrl:
+        """Unset when resctrl is not mounted, or not the daemon's to write."""
+
     def __init__(
         self,
         *,
@@ -206,10 +498,18 @@ class Host(_message.Message):
         mechanism: _builtins.str = ...,
         daemon_version: _builtins.str = ...,
         model_id: _builtins.str = ...,
+        l2_domains: _abc.Iterable[Global___CacheDomain] | None = ...,
+        core_kinds: _abc.Iterable[Global___CoreKind] | None = ...,
+        online: _builtins.str = ...,
+        offline: _builtins.str = ...,
+        isolated: _builtins.str = ...,
+        usable: _builtins.str = ...,
+        usable_mems: _builtins.str = ...,
+        resctrl: Global___Resctrl | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resctrl", b"resctrl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "cpu_model", b"cpu_model", "cpus", b"cpus", "daemon_version", b"daemon_version", "fingerprint", b"fingerprint", "kernel", b"kernel", "llc_domains", b"llc_domains", "mechanism", b"mechanism", "model_id", b"model_id", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "core_kinds", b"core_kinds", "cpu_model", b"cpu_model", "cpus", b"cpus", "daemon_version", b"daemon_version", "fingerprint", b"fingerprint", "isolated", b"isolated", "kernel", b"kernel", "l2_domains", b"l2_domains", "llc_domains", b"llc_domains", "mechanism", b"mechanism", "model_id", b"model_id", "nodes", b"nodes", "offline", b"offline", "online", b"online", "resctrl", b"resctrl", "usable", b"usable", "usable_mems", b"usable_mems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

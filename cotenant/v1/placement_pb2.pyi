@@ -63,13 +63,14 @@ Global___PlacementState: _TypeAlias = PlacementState  # noqa: Y015
 
 @_typing.final
 class CacheWays(_message.Message):
-    """Ways of one last-level cache."""
+    """Ways of one last-level cache, for code and data alike."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CACHE_ID_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
     cache_id: _builtins.int
+    """resctrl's domain id: CacheDomain.kernel_id of the host."""
     mask: _builtins.str
     """Hexadecimal without prefix, lowest way in the lowest bit."""
     def __init__(
@@ -97,7 +98,9 @@ class MemoryBandwidth(_message.Message):
     BYTES_PER_S_FIELD_NUMBER: _builtins.int
     cache_id: _builtins.int
     percent: _builtins.int
+    """Of what its cores could ask for: Intel throttles, and promises no bytes."""
     bytes_per_s: _builtins.int
+    """AMD, and Intel with the mount option mba_MBps."""
     def __init__(
         self,
         *,
@@ -331,9 +334,13 @@ class Placement(_message.Message):
     @_builtins.property
     def workload(self) -> _workload_pb2.Workload: ...
     @_builtins.property
-    def cache_ways(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheWays]: ...
+    def cache_ways(self) -> _containers.RepeatedCompositeFieldContainer[Global___CacheWays]:
+        """Empty = all ways. May name caches on which it does not run, where workloads share a class of service."""
+
     @_builtins.property
-    def memory_bandwidth(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryBandwidth]: ...
+    def memory_bandwidth(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryBandwidth]:
+        """Empty = not held."""
+
     @_builtins.property
     def engine_advice(self) -> Global___EngineAdvice: ...
     @_builtins.property

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isolation.cpuset import CpuSet
+from isolation.resctrl_info import ResctrlInfo
 from isolation.topology import Topology
 from profiler.records import Relation
 from scheduler.ledger import Ledger
@@ -94,6 +95,28 @@ def test_a_change_gives_a_new_ledger_and_leaves_the_old_one() -> None:
     assert moved.occupants(1) == ("a", "b")
     assert moved.without("a").without("b") == empty
     assert one.without("nobody") == one
+
+
+def test_what_the_host_offers_is_kept_through_changes_and_parts_ledgers() -> None:
+    bare = Ledger(make_topology(), (resident("a", "0"),))
+    controls = ResctrlInfo(caches=(), bandwidths=(), monitoring=())
+    offered = dataclasses.replace(bare, controls=controls, peak_bytes_per_s=2e10)
+
+    changed = offered.with_resident(resident("b", "1")).with_resident(resident("a", "1")).without("b")
+
+    assert (changed.controls, changed.peak_bytes_per_s) == (controls, 2e10)
+    assert offered != bare
+    assert offered.sharing is bare.sharing
+    assert hash(dataclasses.replace(offered, peak_bytes_per_s=None)) == hash(bare)  # equal but for what is not hashed
+
+
+def test_what_was_derived_before_resctrl_came_is_not_given_after() -> None:
+    bare = Ledger(make_topology())
+    assert bare.derive("answer", lambda: 1) == 1
+
+    offered = dataclasses.replace(bare, controls=ResctrlInfo(caches=(), bandwidths=(), monitoring=()))
+
+    assert offered.derive("answer", lambda: 2) == 2
 
 
 def test_equal_residents_form_one_group_and_any_difference_parts_them() -> None:

@@ -1,9 +1,8 @@
-"""Who gets which cache ways and how much bandwidth: laws on any host, then the rule sentence by sentence."""
+"""Who gets which cache ways: laws on any host, then the rule sentence by sentence."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import pytest
@@ -11,93 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isolation.cpuset import CpuSet
-from isolation.resctrl_info import BandwidthControl, BandwidthUnit, CacheControl, ResctrlInfo, read_resctrl
+from isolation.resctrl_info import BandwidthUnit, read_resctrl
 from isolation.resctrl_mask import WayMask
 from isolation.resctrl_wish import schemata_of
-from isolation.spec import CacheWays, IsolationSpec, MemoryBandwidth
-from isolation.topology import Topology
-from profiler.records import WorkloadProfile
+from isolation.spec import CacheWays, IsolationSpec
 from scheduler.ledger import Ledger
 from scheduler.placement import Resident, Slo
 from scheduler.ways import Allotment, Rule, allotment_of, apportion
 from tests.fakes.captured import RESCTRL
 from tests.fakes.crowds import predictor
-from tests.fakes.machines import make_topology
+from tests.fakes.divided_caches import (
+    MIB,
+    PEAK,
+    PROFILES,
+    info,
+    l3,
+    masks,
+    mb,
+    moving,
+    resident,
+    shared_out,
+    topology_of,
+)
 from tests.fakes.predictions import make_profile
-
-MIB = 2**20
-#: On caches of 32 MiB. Pressure and sensitivity are those of probes, "plain" ones know footprints only.
-PROFILES: dict[str, WorkloadProfile | None] = {
-    "large": make_profile("large", cache_sensitivity_sf=2.0, cache_pressure_ratio=0.8, llc_footprint_bytes=24 * MIB),
-    "small": make_profile("small", cache_sensitivity_sf=2.0, cache_pressure_ratio=0.3, llc_footprint_bytes=8 * MIB),
-    "sized by pressure": make_profile("sized", cache_sensitivity_sf=1.5, cache_pressure_ratio=0.25),
-    "of no known size": make_profile("sizeless", cache_sensitivity_sf=1.5),
-    "streaming": make_profile("stream", cache_sensitivity_sf=1.0, cache_pressure_ratio=1.0, memory_bytes_per_s=9e9),
-    "plain": make_profile("plain", llc_footprint_bytes=20 * MIB, memory_bytes_per_s=2e9),
-    "plain streaming": make_profile("plain stream", llc_footprint_bytes=64 * MIB, memory_bytes_per_s=8e9),
-    "calm": make_profile("calm", cache_sensitivity_sf=1.0, cache_pressure_ratio=0.1),
-    "unknown": None,
-}
-PEAK = 20e9
-
-
-def topology_of(caches: int = 1, cores: int = 4) -> Topology:
-    """Make a host whose caches the kernel tells apart by 0, 1, ..."""
-    made = make_topology(packages=caches, cores_per_llc=cores)
-    domains = tuple(dataclasses.replace(one, kernel_id=one.id) for one in made.llc_domains)
-    return dataclasses.replace(made, llc_domains=domains)
-
-
-def l3(*, ways: int = 16, closids: int = 16, least: int = 1, caches: int = 1, shareable: str = "0") -> CacheControl:
-    return CacheControl(
-        resource="L3",
-        closids=closids,
-        cbm_mask=WayMask.run(0, ways),
-        min_cbm_bits=least,
-        shareable_bits=WayMask.parse(shareable),
-        sparse_masks=False,
-        domains=tuple(range(caches)),
-        bit_usage={},
-    )
-
-
-def mb(
-    unit: BandwidthUnit = BandwidthUnit.PERCENT, *, caches: int = 1, closids: int = 16, least: int = 10, step: int = 10
-) -> BandwidthControl:
-    return BandwidthControl(
-        resource="MB",
-        closids=closids,
-        unit=unit,
-        min_bandwidth=least,
-        bandwidth_gran=step,
-        thread_throttle_mode=None,
-        domains=tuple(range(caches)),
-        unlimited=dict.fromkeys(range(caches), 100),
-    )
-
-
-def info(*controls: CacheControl | BandwidthControl) -> ResctrlInfo:
-    return ResctrlInfo(
-        caches=tuple(one for one in controls if isinstance(one, CacheControl)),
-        bandwidths=tuple(one for one in controls if isinstance(one, BandwidthControl)),
-        monitoring=(),
-    )
-
-
-def resident(name: str, cpus: str, kind: str | WorkloadProfile, **slo: float) -> Resident:
-    profile = PROFILES[kind] if isinstance(kind, str) else kind
-    return Resident(name=name, cpus=CpuSet.parse(cpus), profile=profile, slo=Slo(max_slowdown=slo.get("bound")))
-
-
-def shared_out(controls: ResctrlInfo | None, *residents: Resident, caches: int = 1) -> Mapping[str, Allotment]:
-    ledger = Ledger(topology_of(caches), residents, controls=controls, peak_bytes_per_s=PEAK)
-    return apportion(ledger, predictor())
-
-
-def masks(found: Mapping[str, Allotment]) -> dict[str, str]:
-    """Write allotments as "cache=mask"."""
-    return {name: " ".join(f"{ways.cache_id}={ways.mask}" for ways in one.cache_ways) for name, one in found.items()}
-
 
 # --- laws ---------------------------------------------------------------------------------------
 
@@ -412,101 +347,6 @@ def test_with_few_classes_those_of_different_caches_become_one_before_any_part_i
     assert masks(enough) == {"a": "0=ff", "b": "0=ff00", "c": "1=ff", "d": "1=ff00"}
     assert masks(few) == {"a": "0=ff 1=ff", "c": "0=ff 1=ff", "b": "0=ff00 1=ff00", "d": "0=ff00 1=ff00"}
     assert few["a"].rules == {0: Rule.BY_FOOTPRINT}
-
-
-# --- memory bandwidth ---------------------------------------------------------------------------
-
-
-def moving(gb_per_s: float) -> WorkloadProfile:
-    return make_profile("moving", memory_bytes_per_s=gb_per_s * 1e9)
-
-
-def caps(found: Mapping[str, Allotment]) -> dict[str, tuple[MemoryBandwidth, ...]]:
-    return {name: one.memory_bandwidth for name, one in found.items()}
-
-
-PERCENT = info(mb())
-
-
-def test_best_effort_is_held_to_what_the_bound_leave() -> None:
-    found = shared_out(
-        PERCENT,
-        resident("bound", "0", moving(12), bound=1.5),
-        resident("a", "1", moving(8)),
-        resident("b", "2", moving(8)),
-        resident("c", "3", "unknown"),
-    )
-
-    half = (MemoryBandwidth(cache_id=0, percent=50),)  # 8 of the 16 GB/s that they want are left
-    assert caps(found) == {"bound": (), "a": half, "b": half, "c": ()}
-
-
-def test_percentages_are_rounded_up_to_a_step_and_not_below_the_least() -> None:
-    def cap(*, bound: float, wanted: float, least: int = 10) -> int | None:
-        found = shared_out(
-            info(mb(least=least)), resident("x", "0", moving(bound), bound=2.0), resident("y", "1", moving(wanted))
-        )
-        return found["y"].memory_bandwidth[0].percent if found["y"].memory_bandwidth else None
-
-    assert cap(bound=14, wanted=20) == 30  # exactly
-    assert cap(bound=13.9, wanted=20) == 40
-    assert cap(bound=25, wanted=20) == 10
-    assert cap(bound=25, wanted=20, least=20) == 20
-    assert cap(bound=1, wanted=20) is None  # 95 % are 100 in steps of 10
-
-
-@pytest.mark.parametrize(
-    ("unit", "bytes_per_s"),
-    [
-        (BandwidthUnit.MIB_PER_S, math.ceil(5.0001e9 / MIB) * MIB),
-        (BandwidthUnit.EIGHTH_GB_PER_S, 41 * 125_000_000),
-    ],
-)
-def test_caps_in_bytes_are_rounded_up_to_the_kernels_unit(unit: BandwidthUnit, bytes_per_s: int) -> None:
-    control = dataclasses.replace(mb(unit), min_bandwidth=1, bandwidth_gran=1)
-
-    found = shared_out(info(control), resident("x", "0", moving(14.9999), bound=2.0), resident("y", "1", moving(20)))
-
-    assert caps(found) == {"x": (), "y": (MemoryBandwidth(cache_id=0, bytes_per_s=bytes_per_s),)}
-
-
-@pytest.mark.parametrize(
-    ("crowd", "peak", "why"),
-    [
-        ((resident("a", "0", moving(15)), resident("b", "1", moving(15))), PEAK, "nobody was promised anything"),
-        ((resident("a", "0", moving(9), bound=2), resident("b", "1", moving(9))), PEAK, "there is enough"),
-        ((resident("a", "0", moving(15), bound=2), resident("b", "1", moving(15))), None, "the peak is unknown"),
-        ((resident("a", "0", moving(30), bound=2), resident("b", "1", "calm")), PEAK, "no demand is known"),
-        ((resident("a", "0", moving(15), bound=2), resident("b", "4", moving(15))), PEAK, "another memory"),
-    ],
-)
-def test_nobody_is_held_when_that_helps_nobody(crowd: tuple[Resident, ...], peak: float | None, why: str) -> None:
-    ledger = Ledger(topology_of(2), crowd, controls=info(mb(caches=2)), peak_bytes_per_s=peak)
-
-    assert set(caps(apportion(ledger, predictor())).values()) == {()}, why
-
-
-def test_who_spans_caches_asks_each_for_its_share_of_cpus_there() -> None:
-    found = shared_out(
-        info(mb(caches=2)),
-        resident("bound", "0", moving(16), bound=2.0),
-        resident("wide", "1,4-6", moving(32)),  # 8 GB/s here, of which 4 are left
-        caches=2,
-    )
-
-    assert caps(found)["wide"] == (MemoryBandwidth(cache_id=0, percent=50),)
-
-
-def test_caps_in_bytes_need_a_class_each_and_the_smallest_demands_lose_theirs() -> None:
-    control = dataclasses.replace(mb(BandwidthUnit.MIB_PER_S, closids=3), min_bandwidth=1, bandwidth_gran=1)
-
-    found = shared_out(
-        info(control),
-        resident("bound", "0", moving(16), bound=2.0),
-        *(resident(f"r{gb}", str(cpu), moving(gb)) for cpu, gb in ((1, 4), (2, 8), (3, 12))),
-    )
-
-    assert {name for name, one in caps(found).items() if one} == {"r8", "r12"}
 
 
 # --- captured controls --------------------------------------------------------------------------
