@@ -102,7 +102,7 @@ def test_a_captured_tree_is_not_asked_about_this_kernel(tmp_path: Path) -> None:
     ("release", "keeps"), [("6.1.0-56-amd64\n", False), ("6.2.0\n", True), ("10.0-rc1\n", True), ("", None)]
 )
 def test_kernels_before_6_2_are_said_to_forget_what_threads_asked_for(
-    release: str, keeps: bool | None, tmp_path: Path
+    *, release: str, keeps: bool | None, tmp_path: Path
 ) -> None:
     (tmp_path / "proc/sys/kernel").mkdir(parents=True)
     (tmp_path / "proc/sys/kernel/osrelease").write_text(release, encoding="utf-8")
