@@ -1,4 +1,4 @@
-"""Commands `check` and `host`: what this machine allows and what it looks like."""
+"""Commands `check`, `host` and `memory`: what this machine allows, what it looks like, where memory lives."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from isolation.cpuset import CpuSet
 from isolation.drawing import draw_host
 from isolation.errors import IsolationError
 from isolation.kernelfs import HOST_FILES
+from isolation.memory_report import read_memory_report
 from isolation.topology import Topology, read_topology
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -68,6 +69,26 @@ def host(*, sysfs: _Sysfs = Path("/"), as_json: _Json = False) -> None:
         typer.echo(json.dumps(_as_record(topology, occupants), indent=2))
         return
     typer.echo(draw_host(topology, occupants, width=min(Console().width, 120)))
+
+
+@app.command()
+def memory(
+    pids: Annotated[list[int] | None, typer.Argument(metavar="[PID]...", help="Processes to look at.")] = None,
+    *,
+    file: Annotated[list[Path] | None, typer.Option(help="A file, such as a model; may be given again.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Tell on which nodes processes have their memory and files their page cache. Changes nothing, reads no disk.
+
+    Large files that a process has mapped are told with it. Of a large file not every page is looked at: then the
+    answer is an estimate and says so.
+    """
+    try:
+        report = read_memory_report(pids or (), [str(path) for path in file or ()])
+    except IsolationError as cause:
+        typer.echo(f"cotenant memory: {cause}", err=True)
+        raise typer.Exit(1) from cause
+    typer.echo(json.dumps(report.as_record(), indent=2) if as_json else "\n".join(report.lines()))
 
 
 def _table(capabilities: tuple[Capability, ...]) -> Table:

@@ -32,7 +32,7 @@ class FileCache:
         if self.uncached_bytes:
             parts.append(f"{size_text(self.uncached_bytes)} not at all" if parts else f"nothing of {name} is cached")
         told = ", ".join(parts) or f"{name} is empty"
-        return told if self.sampled_ratio >= 1 else f"{told} (estimated from {self.sampled_ratio:.1%} of its pages)"
+        return told if self.sampled_ratio == 1 else f"{told} (estimated from {self.sampled_ratio:.1%} of its pages)"
 
 
 def read_file_cache(path: str, *, most_pages: int = _MOST_PAGES, calls: PageCalls = HOST_PAGES) -> FileCache:

@@ -31,7 +31,7 @@ class PageCalls(Protocol):
     """Asks about and moves pages of a process' address space; every method raises OSError."""
 
     def locate(self, pid: int, addresses: Sequence[int]) -> Sequence[int]:
-        """Return the node of each page, or a negative error number: -ENOENT not present, -EFAULT not mapped."""
+        """Return the node of each page, or a negative error number: -ENOENT or -EFAULT, by kernel, for none there."""
         ...
 
     def move(self, pid: int, addresses: Sequence[int], node: int) -> Sequence[int]:

@@ -22,7 +22,6 @@ def policy(mode, nodes):
 policy(2, 1 << node)  # MPOL_BIND
 memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
 address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-ctypes.memset(address, 1, size)
 memory.madvise(mmap.MADV_DONTNEED, size - mmap.PAGESIZE, mmap.PAGESIZE)
 if path:
     with open(path, "r+b") as file:

@@ -18,6 +18,7 @@ from tests.fakes.memory_processes import MemoryProcess, memory_process
 
 _PAGES = 512
 _START = 0x7F0000000000
+_ABSENT = {-errno.ENOENT, -errno.EFAULT}  # which of them an untouched private page gets changed between 6.1 and 6.18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,9 @@ def test_pages_are_located_and_an_absent_one_is_said_to_be_absent(world: World) 
     node = world.nodes[0]
     process = world.spawn(node, False)
 
-    assert list(world.calls.locate(process.pid, addresses(process))) == [*[node] * (_PAGES - 1), -errno.ENOENT]
+    *present, last = world.calls.locate(process.pid, addresses(process))
+    assert present == [node] * (_PAGES - 1)
+    assert last in _ABSENT
     assert list(world.calls.locate(process.pid, [PAGE_BYTES])) == [-errno.EFAULT]
 
 
@@ -73,7 +76,8 @@ def test_pages_that_are_there_already_stay_and_count_as_there(world: World) -> N
 
     told = world.calls.move(process.pid, addresses(process), node)
 
-    assert list(told) == [*[node] * (_PAGES - 1), -errno.ENOENT]
+    assert list(told)[:-1] == [node] * (_PAGES - 1)
+    assert told[-1] in _ABSENT
 
 
 def test_a_process_that_is_gone_and_a_node_that_is_none_are_errors(world: World) -> None:
@@ -93,7 +97,7 @@ def test_private_pages_move_and_are_found_on_the_other_node(world: World) -> Non
 
     world.calls.move(process.pid, addresses(process), there)
 
-    assert list(world.calls.locate(process.pid, addresses(process))) == [*[there] * (_PAGES - 1), -errno.ENOENT]
+    assert set(world.calls.locate(process.pid, addresses(process, pages=_PAGES - 1))) == {there}
 
 
 def test_pages_that_a_child_shares_are_refused_one_by_one_and_stay(world: World) -> None:
