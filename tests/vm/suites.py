@@ -66,6 +66,7 @@ SUITES = (
     ),
     Suite("resctrl rules and groups", _RESCTRL),
     Suite("enabling cpuset for everybody", ("tests/vm/test_delegation.py",)),
+    Suite("CPUs that go offline: cgroup v2, v1, affinity", ("tests/vm/test_hotplug.py",)),
     Suite(
         "placements from end to end, 2 NUMA nodes, cache ways",
         ("tests/vm/test_place.py", "tests/vm/test_full_placement.py"),
