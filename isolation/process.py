@@ -124,10 +124,11 @@ def identify(
     files: KernelFiles = HOST_FILES,
     proc_root: str = "/proc",
     own_pid: int | None = None,
+    any_namespace: bool = False,
 ) -> ProcessIdentity:
     """Return who the pid is, or raise one of the ProcessRefused family saying why we keep away from it.
 
-    allowed_uids None = any user.
+    allowed_uids None = any user. any_namespace = it was found in a cgroup and not named, so that its number is ours.
     """
     own = os.getpid() if own_pid is None else own_pid
     largest = _pid_max(files, proc_root)
@@ -151,6 +152,10 @@ def identify(
     if int(status["Tgid"]) != pid:
         raise ProcessRefused(f"{who} is a thread of process {status['Tgid']}; name that process", pid=pid)
     _refuse_foreign(pid, who, status, allowed_uids)
+    if not any_namespace and len(status.get("NSpid", "").split()) > 1:
+        raise ForeignProcess(
+            f"{who} lives in another pid namespace (a container); place its cgroup_path instead", pid=pid
+        )
     again = read_stat(pid, files=files, proc_root=proc_root)
     if again is None or again.starttime_ticks != stat.starttime_ticks:
         raise gone
@@ -239,10 +244,6 @@ def _refuse_foreign(pid: int, who: str, status: dict[str, str], allowed_uids: fr
         raise ForeignProcess(
             f"{who} belongs to user {stranger}, allowed are {listed}; start the daemon with --allow-uid {stranger}",
             pid=pid,
-        )
-    if len(status.get("NSpid", "").split()) > 1:
-        raise ForeignProcess(
-            f"{who} lives in another pid namespace (a container); place its cgroup_path instead", pid=pid
         )
 
 

@@ -54,7 +54,7 @@ LEGACY = "34 31 0:31 / /dev/cpuset rw - cpuset none rw"
     ],
     ids=["v1", "v2", "hybrid", "usable-first", "escaped"],
 )
-def test_the_hierarchy_is_found_by_mountinfo(
+def test_fault_44_the_hierarchy_is_found_by_mountinfo(
     lines: tuple[str, ...], controllers: str, version: int, mount: str
 ) -> None:
     found = find_hierarchy(files=Mounts(*lines, controllers=controllers))
@@ -67,7 +67,7 @@ def test_a_host_without_cpusets_has_none() -> None:
 
 
 @pytest.mark.parametrize(("line", "why"), [(JOINT, "memory"), (NOPREFIX, "noprefix"), (LEGACY, "legacy")])
-def test_an_unusual_mount_is_refused_with_the_reason(line: str, why: str) -> None:
+def test_fault_44_an_unusual_mount_is_refused_with_the_reason(line: str, why: str) -> None:
     found = find_hierarchy(files=Mounts(line))
 
     assert found is not None
@@ -121,7 +121,7 @@ def test_a_path_is_taken_below_the_mount_or_absolute(text: str) -> None:
         ("/sys/fs/cgroup/cpuset/../memory/a", "'..'"),
     ],
 )
-def test_a_path_that_plays_tricks_is_refused(text: str, why: str) -> None:
+def test_fault_45_a_path_that_plays_tricks_is_refused(text: str, why: str) -> None:
     _, groups = groups_with("/a", "/a/b")
 
     with pytest.raises(CgroupRefused, match=why):
@@ -152,7 +152,7 @@ def nested() -> FakeKernel:
 TARGET = Target(cgroup_path="/a")
 
 
-def test_inner_groups_follow_and_return() -> None:
+def test_fault_39_inner_groups_follow_and_return() -> None:
     kernel = nested()
     before = kernel.picture()
     enforcer = kernel.enforcer(TOPOLOGY)
@@ -169,7 +169,7 @@ def test_inner_groups_follow_and_return() -> None:
     assert kernel.picture() == before
 
 
-def test_a_failure_at_any_step_leaves_all_files_as_they_were() -> None:
+def test_fault_39_a_failure_at_any_step_leaves_all_files_as_they_were() -> None:
     twin = nested()
     twin.enforcer(TOPOLOGY).apply("a", TARGET, ON_1, twin.enforcer(TOPOLOGY).snapshot("a", TARGET))
     assert twin.steps >= 3
@@ -196,7 +196,7 @@ def test_a_wish_outside_the_foreign_parent_fails_and_is_undone() -> None:
     assert kernel.picture() == before
 
 
-def test_v2_requests_are_checked_by_what_is_granted() -> None:
+def test_fault_38_v2_requests_are_checked_by_what_is_granted() -> None:
     kernel, _ = groups_with("/a", "/a/b", version=2)
     kernel.groups["/"].subtree.add("cpuset")
     kernel.groups["/a"].subtree.add("cpuset")
@@ -216,7 +216,7 @@ def test_v2_requests_are_checked_by_what_is_granted() -> None:
     assert kernel.picture() == before
 
 
-def test_v2_groups_without_the_controller_are_refused_with_the_command() -> None:
+def test_fault_41_v2_groups_without_the_controller_are_refused_with_the_command() -> None:
     kernel, _ = groups_with("/a", version=2)
 
     with pytest.raises(CgroupRefused, match=r"echo \+cpuset > /sys/fs/cgroup/cgroup.subtree_control"):
@@ -249,7 +249,7 @@ def test_affinity_cannot_confine_a_group() -> None:
         kernel.enforcer(TOPOLOGY, mechanism=Mechanism.AFFINITY).snapshot("a", TARGET)
 
 
-def test_a_group_that_vanished_is_told_by_apply_verify_and_release() -> None:
+def test_fault_36_a_group_that_vanished_is_told_by_apply_verify_and_release() -> None:
     kernel, _ = groups_with("/a")
     enforcer = kernel.enforcer(TOPOLOGY)
     undo = enforcer.snapshot("a", TARGET)

@@ -59,7 +59,7 @@ def cpus_of(world: World, pid: int) -> str:
 
 
 @version_1
-def test_a_new_group_is_empty_and_takes_no_task(world: World) -> None:
+def test_fault_40_a_new_group_is_empty_and_takes_no_task(world: World) -> None:
     path = f"{world.top}/new"
     world.files.mkdir(path)
     pid = world.spawn(1)
@@ -113,7 +113,7 @@ def test_a_group_with_tasks_cannot_be_emptied_or_removed(world: World, group: st
 
 
 @version_1
-def test_child_and_parent_must_fit(world: World, group: str) -> None:
+def test_fault_39_child_and_parent_must_fit(world: World, group: str) -> None:
     inner = f"{group}/inner"
     world.files.mkdir(inner)
     world.files.write(f"{inner}/cpuset.cpus", "1")
@@ -156,7 +156,7 @@ def test_procs_moves_every_thread_and_tasks_moves_one(world: World, group: str) 
     assert world.files.read(f"{group}/cgroup.procs").split() == [str(pid)]
 
 
-def test_a_dead_pid_is_no_task_and_a_zombie_is_accepted_for_nothing(world: World, group: str) -> None:
+def test_fault_31_a_dead_pid_is_no_task_and_a_zombie_is_accepted_for_nothing(world: World, group: str) -> None:
     world.files.write(f"{group}/cgroup.procs", str(world.zombie()))
 
     assert write_code(world, f"{group}/cgroup.procs", "4000000") == "ESRCH"
@@ -219,7 +219,7 @@ def test_a_new_v2_group_has_what_its_parent_has_and_takes_tasks(world: World) ->
 
 
 @version_2
-def test_v2_accepts_what_the_parent_lacks_and_grants_what_it_has(world: World, group: str) -> None:
+def test_fault_38_v2_accepts_what_the_parent_lacks_and_grants_what_it_has(world: World, group: str) -> None:
     pid = world.spawn(1)
     world.files.write(f"{group}/cgroup.procs", str(pid))
     seen = []
@@ -256,7 +256,7 @@ def test_v2_moves_processes_and_no_single_thread(world: World, group: str) -> No
 
 
 @version_2
-def test_without_the_controller_a_v2_group_has_no_cpuset_and_forgets_it(world: World, group: str) -> None:
+def test_fault_41_without_the_controller_a_v2_group_has_no_cpuset_and_forgets_it(world: World, group: str) -> None:
     pid = world.spawn(1)
     world.files.write(f"{group}/cgroup.procs", str(pid))
     world.files.write(f"{group}/cpuset.cpus", "1")

@@ -111,7 +111,7 @@ def _grow(kernel: FakeKernel, pid: int) -> None:
     kernel.fork(pid)
 
 
-def test_endless_births_outside_end_as_partial() -> None:
+def test_fault_32_endless_births_outside_end_as_partial() -> None:
     bench = Bench(1, Mechanism.AFFINITY)
     for step in range(1, 200):
         bench.kernel.at_step[step] = partial(_escape, bench.kernel, bench.pid)
@@ -125,7 +125,7 @@ def _escape(kernel: FakeKernel, pid: int) -> None:
     kernel.processes[pid].threads[kernel.clone(pid)].mask = None
 
 
-def test_a_process_that_ends_at_any_step_is_gone_and_leaves_nothing(bench: Bench) -> None:
+def test_fault_31_a_process_that_ends_at_any_step_is_gone_and_leaves_nothing(bench: Bench) -> None:
     for step in range(1, steps_of_apply(bench) + 1):
         fresh = Bench(bench.kernel.version, bench.enforcer.mechanism)
         kernel, pid = fresh.kernel, fresh.pid
@@ -141,7 +141,7 @@ def test_a_process_that_ends_at_any_step_is_gone_and_leaves_nothing(bench: Bench
         assert threads == {tid: before[tid] for tid in threads}, f"step {step}"
 
 
-def test_a_pid_given_to_another_process_is_never_moved(bench: Bench) -> None:
+def test_fault_25_a_pid_given_to_another_process_is_never_moved(bench: Bench) -> None:
     undo = bench.enforcer.snapshot("web", bench.target)
     bench.kernel.end(bench.pid)
     bench.kernel.end(bench.child)
@@ -154,7 +154,7 @@ def test_a_pid_given_to_another_process_is_never_moved(bench: Bench) -> None:
     assert bench.kernel.steps == 0
 
 
-def test_a_pid_reused_in_the_middle_is_given_back(bench: Bench) -> None:
+def test_fault_25_a_pid_reused_in_the_middle_is_given_back(bench: Bench) -> None:
     def reuse() -> None:
         bench.kernel.end(bench.pid)
         bench.kernel.spawn(pid=bench.pid, comm="stranger", group="/app")
@@ -171,7 +171,7 @@ def test_a_pid_reused_in_the_middle_is_given_back(bench: Bench) -> None:
     assert bench.enforcer.groups() == ()
 
 
-def test_release_skips_the_dead_and_the_reused(bench: Bench) -> None:
+def test_fault_25_release_skips_the_dead_and_the_reused(bench: Bench) -> None:
     undo = bench.enforcer.snapshot("web", bench.target)
     bench.enforcer.apply("web", bench.target, ON_1, undo)
     bench.kernel.end(bench.child)

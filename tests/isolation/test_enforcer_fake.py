@@ -71,7 +71,7 @@ def test_release_twice_is_harmless(bench: Bench) -> None:
     assert bench.kernel.picture() == bench.before
 
 
-def test_narrow_masks_are_respected_and_reported() -> None:
+def test_fault_34_narrow_masks_are_respected_and_reported() -> None:
     bench = Bench(1)
     spec = IsolationSpec(cpus=CpuSet.parse("0-1"))
     applied = bench.enforcer.apply("web", bench.target, spec, bench.enforcer.snapshot("web", bench.target))
@@ -110,7 +110,7 @@ def test_without_a_wish_memory_stays_where_it_was(cgroups: Bench) -> None:
     assert cgroups.kernel.read(f"{cgroups.kernel.mount}/cotenant/solo/cpuset.mems").strip() == "0"
 
 
-def test_a_grant_that_differs_from_the_wish_is_undone() -> None:
+def test_fault_38_a_grant_that_differs_from_the_wish_is_undone() -> None:
     bench = Bench(2)
     bench.kernel.groups["/cotenant"] = FakeGroup(CpuSet.parse("3"), NodeSet(), {"cpuset"})
     before = bench.kernel.picture()
@@ -121,7 +121,7 @@ def test_a_grant_that_differs_from_the_wish_is_undone() -> None:
     assert bench.kernel.picture() == before
 
 
-def test_our_home_regains_cpus_that_came_back_online() -> None:
+def test_fault_58_our_home_regains_cpus_that_came_back_online() -> None:
     bench = Bench(1)
     bench.kernel.groups["/cotenant"] = FakeGroup(CpuSet.parse("0"), NodeSet.parse("0-1"))
     bench.enforcer.apply("web", bench.target, ON_1, bench.enforcer.snapshot("web", bench.target))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from isolation.cgroup import CpusetHierarchy, find_hierarchy
 from isolation.cpuset import CpuSet
 from isolation.enforcer import Enforcer, Mechanism, Target, Undo
-from isolation.errors import ApplyFailed, ProcessGone
+from isolation.errors import ApplyFailed, ForeignProcess, ProcessGone, ProcessReused
 from isolation.process import identify, read_stat
 from isolation.spec import IsolationSpec
 from isolation.topology import read_topology
@@ -22,6 +24,7 @@ from tests.fakes.children import end_group, real_process
 
 ON_1 = IsolationSpec(cpus=CpuSet.parse("1"))
 REMEMBERS_MASKS = tuple(map(int, platform.release().split(".")[:2])) >= (6, 2)
+LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 PREFIX = f"cotenant-test-{os.getpid()}"
 
 
@@ -90,7 +93,7 @@ def test_every_thread_and_child_is_placed_and_everything_is_restored(enforcer: E
     assert {cpus for _, cpus in before.values()} == {"0", "1", str(CpuSet.of(os.sched_getaffinity(0)))}
 
 
-def test_own_masks_stay_narrow_inside_a_wide_placement(enforcer: Enforcer) -> None:
+def test_fault_34_own_masks_stay_narrow_inside_a_wide_placement(enforcer: Enforcer) -> None:
     with real_process(threads=5, pinned=2) as pid:
         target = target_of(pid)
         undo = enforcer.snapshot("wide", target)
@@ -101,7 +104,7 @@ def test_own_masks_stay_narrow_inside_a_wide_placement(enforcer: Enforcer) -> No
     assert len(applied.narrowed) == (0 if forgotten else 2)
 
 
-def test_thread_churn_is_caught_and_released(enforcer: Enforcer) -> None:
+def test_fault_32_thread_churn_is_caught_and_released(enforcer: Enforcer) -> None:
     with real_process(threads=4, churn=True) as pid:
         before = picture(pid)[pid]
         target = target_of(pid)
@@ -144,7 +147,7 @@ def _wait(until: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_process_that_died_before_apply_is_gone(enforcer: Enforcer) -> None:
+def test_fault_31_a_process_that_died_before_apply_is_gone(enforcer: Enforcer) -> None:
     with real_process() as pid:
         target = target_of(pid)
         undo = enforcer.snapshot("short", target)
@@ -214,7 +217,7 @@ def test_an_existing_group_is_confined_by_its_files_and_restored(hierarchy: Cpus
 
 
 @pytest.mark.root
-def test_a_foreign_exclusive_group_makes_apply_fail_and_undo(hierarchy: CpusetHierarchy) -> None:
+def test_fault_39_a_foreign_exclusive_group_makes_apply_fail_and_undo(hierarchy: CpusetHierarchy) -> None:
     if hierarchy.version != 1:
         pytest.skip("cgroup v2 has no cpu_exclusive")
     enforcer = _enforcer("cgroup")
@@ -239,3 +242,94 @@ def test_a_foreign_exclusive_group_makes_apply_fail_and_undo(hierarchy: CpusetHi
 
     assert after == before
     assert enforcer.groups() == ()
+
+
+# --- processes that are not what they were (faults 25, 30, 33, 35) --------------------------------
+
+
+def _take_over(pid: int) -> subprocess.Popen[bytes]:
+    """Start a process that gets this pid, which nobody has."""
+    for _ in range(200):  # others start processes meanwhile
+        LAST_PID.write_text(str(pid - 1), encoding="ascii")
+        process = subprocess.Popen(["sleep", "60"])
+        if process.pid == pid:
+            return process
+        process.kill()
+        process.wait()
+    raise AssertionError(f"pid {pid} could not be had")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("moment", ["before apply", "before release"])
+def test_fault_25_a_real_pid_given_to_another_process_is_never_touched(enforcer: Enforcer, moment: str) -> None:
+    if not os.access(LAST_PID, os.W_OK):
+        pytest.skip(f"needs root and {str(LAST_PID)!r}, which checkpoint/restore kernels have")
+    with subprocess.Popen(["sleep", "60"]) as first:
+        target = target_of(first.pid)
+        undo = enforcer.snapshot("reused", target)
+        if moment == "before release":
+            enforcer.apply("reused", target, ON_1, undo)
+        first.kill()
+        first.wait()
+    with _take_over(first.pid) as stranger:
+        try:
+            before = picture(stranger.pid)
+            if moment == "before apply":
+                with pytest.raises(ProcessReused, match=rf"process {first.pid} .* its pid belongs to"):
+                    enforcer.apply("reused", target, ON_1, undo)
+            drifts = enforcer.verify(target, ON_1, undo)
+            released = enforcer.release(undo)
+            after = picture(stranger.pid)
+        finally:
+            stranger.kill()
+
+    assert after == before
+    assert drifts == ()
+    assert (released.restored, released.gone, released.left_over) == (0, 1, ())
+
+
+def test_fault_35_a_process_stays_itself_over_exec_and_setuid(enforcer: Enforcer) -> None:
+    user = 12345 if os.geteuid() == 0 else os.geteuid()
+    change = f"import os; input(); os.setresuid({user}, {user}, {user}); os.execv('/bin/sleep', ['sleep', '60'])"
+    with subprocess.Popen([sys.executable, "-S", "-c", change], stdin=subprocess.PIPE) as process:
+        try:
+            target = target_of(process.pid)
+            undo = enforcer.snapshot("changed", target)
+            enforcer.apply("changed", target, ON_1, undo)
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            _wait(lambda: Path(f"/proc/{process.pid}/comm").read_text(encoding="utf-8") == "sleep\n")
+            drifts = enforcer.verify(target, ON_1, undo)
+            again = enforcer.apply("changed", target, ON_1, undo)
+            if user != os.geteuid():  # asked for anew, the policy looks at who it is now
+                with pytest.raises(ForeignProcess, match="belongs to user 12345"):
+                    target_of(process.pid)
+            released = enforcer.release(undo)
+            after = {cpus for _, cpus in picture(process.pid).values()}
+        finally:
+            process.kill()
+
+    assert drifts == ()
+    assert (again.threads, again.writes) == (1, 0)
+    assert (released.restored, released.left_over) == (1, ())
+    assert after == {str(CpuSet.of(os.sched_getaffinity(0)))}
+
+
+@pytest.mark.root
+def test_fault_30_a_real_process_of_another_pid_namespace_is_refused_by_number() -> None:
+    command = ["unshare", "--pid", "--fork", "--kill-child", "sleep", "60"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            _wait(lambda: process.poll() is not None or bool(children.read_text(encoding="ascii").strip()))
+            if process.poll() is not None:
+                pytest.skip("this user may not make a pid namespace")
+            inside = int(children.read_text(encoding="ascii"))
+            with pytest.raises(ForeignProcess, match=r"another pid namespace .* place its cgroup_path"):
+                identify(inside, allowed_uids=None)
+            found = identify(inside, allowed_uids=None, any_namespace=True)
+        finally:
+            process.kill()
+
+    assert found.pid == inside

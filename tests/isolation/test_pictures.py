@@ -134,7 +134,7 @@ def differences(topology: Topology, picture: Picture) -> dict[str, str]:
 
 @pytest.mark.skipif(not TOPOLOGY.is_dir(), reason="the captured trees of other machines are not beside the project")
 @pytest.mark.parametrize("archive", sorted(TOPOLOGY.glob("*.tar.bz2")), ids=lambda path: path.name[:-8])
-def test_a_captured_machine_agrees_with_its_pictures(archive: Path, tmp_path: Path) -> None:
+def test_fault_63_a_captured_machine_agrees_with_its_pictures(archive: Path, tmp_path: Path) -> None:
     topology = read_topology(unpack(archive, tmp_path))
     pictures = list(pictures_of(archive))
 

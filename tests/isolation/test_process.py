@@ -39,7 +39,7 @@ def test_a_name_that_looks_like_fields_is_a_name(comm: str) -> None:
 
 
 @pytest.mark.parametrize("pid", [0, -1, -(2**40), 32769, 2**40])
-def test_what_is_no_pid_is_refused_with_the_bounds(pid: int) -> None:
+def test_fault_26_what_is_no_pid_is_refused_with_the_bounds(pid: int) -> None:
     with pytest.raises(ProcessRefused, match=f"pid {pid} is no process id: it must be from 1 to 32768") as caught:
         who(FakeKernel(), pid)
 
@@ -47,7 +47,7 @@ def test_what_is_no_pid_is_refused_with_the_bounds(pid: int) -> None:
 
 
 @pytest.mark.parametrize("zombie", [True, False])
-def test_the_ended_and_the_zombie_are_gone(zombie: bool) -> None:  # noqa: FBT001
+def test_fault_31_the_ended_and_the_zombie_are_gone(zombie: bool) -> None:  # noqa: FBT001
     kernel = FakeKernel()
     pid = kernel.spawn()
     kernel.end(pid, zombie=zombie)
@@ -56,7 +56,7 @@ def test_the_ended_and_the_zombie_are_gone(zombie: bool) -> None:  # noqa: FBT00
         who(kernel, pid)
 
 
-def test_a_kernel_thread_is_refused() -> None:
+def test_fault_28_a_kernel_thread_is_refused() -> None:
     kernel = FakeKernel()
     pid = kernel.spawn(comm="rcu_preempt", flags=_KERNEL_THREAD)
 
@@ -64,7 +64,7 @@ def test_a_kernel_thread_is_refused() -> None:
         who(kernel, pid)
 
 
-def test_init_ourselves_and_our_ancestors_are_refused_but_not_our_children() -> None:
+def test_fault_27_init_ourselves_and_our_ancestors_are_refused_but_not_our_children() -> None:
     kernel = FakeKernel()
     shell = kernel.spawn(comm="shell")
     daemon = kernel.fork(shell)
@@ -76,7 +76,7 @@ def test_init_ourselves_and_our_ancestors_are_refused_but_not_our_children() -> 
     assert who(kernel, child, own=daemon).pid == child
 
 
-def test_another_users_process_is_refused_with_the_option_that_allows_it() -> None:
+def test_fault_29_another_users_process_is_refused_with_the_option_that_allows_it() -> None:
     kernel = FakeKernel()
     pid = kernel.spawn(uid=1000, comm="db")
 
@@ -86,12 +86,29 @@ def test_another_users_process_is_refused_with_the_option_that_allows_it() -> No
     assert who(kernel, pid, None).uid == 1000
 
 
-def test_a_process_of_another_pid_namespace_is_refused() -> None:
+def test_fault_30_a_process_of_another_pid_namespace_is_refused() -> None:
     kernel = FakeKernel()
     pid = kernel.spawn(namespaces=2)
 
     with pytest.raises(ForeignProcess, match="cgroup_path"):
         who(kernel, pid)
+
+
+def test_fault_30_a_process_of_another_pid_namespace_may_be_found_in_a_cgroup() -> None:
+    kernel = FakeKernel()
+    pid = kernel.spawn(namespaces=2)
+
+    assert identify(pid, allowed_uids=None, files=kernel, own_pid=99, any_namespace=True).pid == pid
+
+
+def test_fault_35_a_process_stays_itself_over_exec_and_setuid_but_the_policy_looks_anew() -> None:
+    kernel = FakeKernel()
+    identity = who(kernel, kernel.spawn(comm="sh"), frozenset({0}))
+    kernel.processes[identity.pid].comm, kernel.processes[identity.pid].uid = "db", 1000
+
+    assert still(identity, files=kernel)
+    with pytest.raises(ForeignProcess, match=r"\('db'\) belongs to user 1000"):
+        who(kernel, identity.pid, frozenset({0}))
 
 
 def test_a_thread_is_refused_with_its_process() -> None:
@@ -140,7 +157,7 @@ def test_real_process_threads_and_family() -> None:
     assert allowed_cpus(pid, pid) is None
 
 
-def test_real_init_ourselves_and_a_zombie_are_refused() -> None:
+def test_fault_27_real_init_ourselves_and_a_zombie_are_refused() -> None:
     for pid in (1, os.getpid(), os.getppid()):
         with pytest.raises(ReservedProcess):
             identify(pid, allowed_uids=None)
@@ -158,7 +175,7 @@ def test_a_real_thread_is_refused_with_its_process() -> None:
             identify(tid, allowed_uids=None)
 
 
-def test_a_real_kernel_thread_is_refused() -> None:
+def test_fault_28_a_real_kernel_thread_is_refused() -> None:
     stat = read_stat(2)
     if stat is None or stat.comm != "kthreadd":
         pytest.skip("pid 2 is no kernel thread here: this is a pid namespace")

@@ -28,7 +28,7 @@ def test_this_host_is_read_as_the_kernel_tells_it() -> None:
     assert sum(node.memory_bytes or 0 for node in topology.nodes) > 0
 
 
-def test_gaps_offline_cpus_and_nodes_without_cpus_load(tmp_path: Path) -> None:
+def test_fault_63_gaps_offline_cpus_and_nodes_without_cpus_load(tmp_path: Path) -> None:
     files = cpu_files(0, "0,4", "0,4") | cpu_files(4, "0,4", "0,4") | cpu_files(6, "6", "6", package=3, cache_id=9)
     root = write_tree(
         tmp_path,
@@ -82,7 +82,7 @@ def test_old_kernels_with_bit_maps_and_no_lists_load(tmp_path: Path) -> None:
     assert str(topology.offline) == "5"
 
 
-def test_cache_ids_that_repeat_are_replaced(tmp_path: Path) -> None:
+def test_fault_63_cache_ids_that_repeat_are_replaced(tmp_path: Path) -> None:
     files = cpu_files(0, "0", "0", cache_id=7) | cpu_files(1, "1", "1", cache_id=7)
     topology = read_topology(write_tree(tmp_path, files))
 
@@ -101,7 +101,7 @@ def test_a_folder_without_any_cpu_is_refused(tmp_path: Path) -> None:
         read_topology(tmp_path)
 
 
-def test_the_fingerprint_ignores_memory_and_kernel_but_no_cpu_or_cache() -> None:
+def test_fault_62_the_fingerprint_ignores_memory_and_kernel_but_no_cpu_or_cache() -> None:
     one = make_topology(cores_per_llc=4)
     same = make_topology(cores_per_llc=4, node_memory_bytes=None)
     others = [

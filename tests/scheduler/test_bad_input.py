@@ -39,7 +39,7 @@ def bad_pids(daemon: DaemonProcess, victim: Victim) -> dict[str, tuple[list[int]
 @pytest.mark.parametrize(
     "case", ["zero", "negative", "twice", "gone", "one gone of two", "init", "the daemon", "kthreadd"]
 )
-def test_bad_pids_are_refused_and_nothing_changes(
+def test_fault_26_bad_pids_are_refused_and_nothing_changes(
     client: Client, daemon: DaemonProcess, victim: Victim, case: str
 ) -> None:
     pids, code, reason = bad_pids(daemon, victim)[case]
@@ -54,7 +54,7 @@ def test_bad_pids_are_refused_and_nothing_changes(
     assert [] == list(client.placements())
 
 
-def test_a_process_of_another_user_is_refused_with_the_remedy(client: Client) -> None:
+def test_fault_29_a_process_of_another_user_is_refused_with_the_remedy(client: Client) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can start a process of another user")
     with subprocess.Popen(["sleep", "60"], user=12345, group=12345) as foreign:
@@ -106,14 +106,14 @@ def test_bad_names_are_refused(client: Client, victim: Victim, name: str) -> Non
     assert ["workload.name"] == [one.field for one in caught.value.fields]
 
 
-def test_bad_cgroup_paths_are_refused(client: Client) -> None:
+def test_fault_45_bad_cgroup_paths_are_refused(client: Client) -> None:
     for path in ("relative", "/a/../b", "/a\nb", "/" + "x" * 5000):
         with pytest.raises(CotenantError) as caught:
             client.place("bad", cgroup_path=path, cpus=1)
         assert ["workload.cgroup_path"] == [one.field for one in caught.value.fields]
 
 
-def test_a_cgroup_is_no_way_round_the_rules_for_processes(client: Client) -> None:
+def test_fault_29_a_cgroup_is_no_way_round_the_rules_for_processes(client: Client) -> None:
     hierarchy = find_hierarchy()
     if os.geteuid() != 0 or hierarchy is None or client.host().mechanism == "affinity":
         pytest.skip("needs root and a writable cpuset hierarchy")

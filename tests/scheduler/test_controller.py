@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from isolation.enforcer import Mechanism
-from isolation.errors import ApplyFailed, CgroupRefused, UndoFailed
+from isolation.errors import ApplyFailed, CgroupRefused, ForeignProcess, UndoFailed
 from scheduler.errors import EtagStale, JournalFailed, PlacementExists, PlacementMissing, RequestInvalid
 from scheduler.placement import PlacementState
 from tests.fakes.desk import Desk, PowerCut
@@ -301,6 +301,18 @@ def agree(desk: Desk) -> None:
     for name, held in desk.held.items():
         assert ("ACTIVE", "ACTIVE") == (desk.state(name), desk.stored(name))
         assert {seats[name]} == desk.cpus(held.target.processes[0].pid)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_fault_30_a_container_is_placed_by_its_cgroup(tmp_path: Path, version: int) -> None:
+    desk = Desk(tmp_path, version=version)
+    desk.group("/container")
+    pid = desk.kernel.spawn(group="/container", namespaces=2)
+    with pytest.raises(ForeignProcess, match="place its cgroup_path instead"):
+        desk.place("web", pid)
+    placed = desk.place("web", cgroup_path="/container")
+
+    assert desk.cpus(pid) == {str(placed.decision.cpus)}
 
 
 def test_a_rebalance_moves_one_and_everything_agrees(desk: Desk) -> None:

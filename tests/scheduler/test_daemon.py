@@ -117,7 +117,7 @@ def test_a_process_that_ends_ends_its_placement(client: Client) -> None:
     assert "gone" in [one.kind for one in client.events(limit=1000) if one.workload == "short"]
 
 
-def test_foreign_drift_is_repaired_once_and_then_left_alone(tmp_path: Path, victim: Victim) -> None:
+def test_fault_34_foreign_drift_is_repaired_once_and_then_left_alone(tmp_path: Path, victim: Victim) -> None:
     if os.cpu_count() == 1:
         pytest.skip("drift needs a second CPU to drift to")
     with DaemonProcess(tmp_path / "s", "--mechanism", "affinity") as daemon, Client(daemon.socket) as client:

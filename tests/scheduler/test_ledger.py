@@ -75,7 +75,7 @@ def test_unknown_caches_count_as_core_and_package() -> None:
     assert (far.same_llc, far.same_package) == (0.0, 0.0)
 
 
-def test_cpus_that_went_offline_share_with_nobody_but_themselves() -> None:
+def test_fault_57_cpus_that_went_offline_share_with_nobody_but_themselves() -> None:
     ledger = Ledger(make_topology(cores_per_llc=2))
 
     assert ledger.relation(CpuSet.parse("7"), CpuSet.parse("0-1")) == Relation(0, 0, 0, 0, 0, 0)
