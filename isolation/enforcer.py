@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 from isolation.affinity import ThreadAffinity
 from isolation.cgroup import CpusetGroups, CpusetHierarchy, find_hierarchy
+from isolation.cpuset import NodeSet
 from isolation.errors import (
     ApplyFailed,
     CgroupRefused,
@@ -19,13 +20,11 @@ from isolation.errors import (
     IsolationError,
     MechanismMissing,
     ProcessGone,
-    ProcessRefused,
-    ProcessReused,
     SchemataRejected,
-    SpecInvalid,
     UndoFailed,
 )
 from isolation.existing_group import ExistingGroup
+from isolation.holding import Held, ProcessHolder
 from isolation.kernelfs import (
     HOST_AFFINITY,
     HOST_FILES,
@@ -34,9 +33,11 @@ from isolation.kernelfs import (
     GroupFiles,
     ProcessHandles,
 )
+from isolation.memory_nodes import MemoryNodes
 from isolation.moving import Mover
 from isolation.own_group import OwnGroup
-from isolation.process import ProcessIdentity, ThreadId, read_stat, still
+from isolation.page_migration import MigrationReport
+from isolation.process import ThreadId, family, identify, read_stat
 from isolation.resctrl_info import ResctrlInfo
 from isolation.service_class import ServiceClasses, host_classes
 from isolation.spec import IsolationSpec
@@ -47,11 +48,6 @@ from isolation.undo import Applied, Drift, Mechanism, Released, Target, ThreadSt
 from isolation.unit_cpuset import Units
 
 __all__ = ["Applied", "Drift", "Enforcer", "Mechanism", "Released", "Target", "ThreadState", "Undo"]
-
-
-class _Held(NamedTuple):
-    processes: tuple[ProcessIdentity, ...]
-    handles: tuple[int, ...]
 
 
 class Enforcer:
@@ -71,22 +67,24 @@ class Enforcer:
         mechanism: Mechanism,
         classes: ServiceClasses | None = None,
         units: Units | None = None,
+        memory: MemoryNodes | None = None,
         prefix: str = "cotenant",
         proc_root: str = "/proc",
     ) -> None:
         """Without `classes` there are no cache ways and no bandwidth; they need cgroups as well.
 
-        Without `units` no group is systemd's.
+        Without `units` no group is systemd's; without `memory` nobody asks what binding to memory nodes would move.
         """
         self.mechanism = mechanism
         self.topology = topology  #: as it is now; a new one may be set when CPUs came or went
         self._files = files
-        self._handles = handles
+        self._holder = ProcessHolder(files=files, handles=handles, proc_root=proc_root)
         self._proc = proc_root
         self._affinity = ThreadAffinity(files=files, affinity=affinity, proc_root=proc_root)
         self._own: OwnGroup | None = None
         self._existing: ExistingGroup | None = None
         self._classes = None if mechanism is Mechanism.AFFINITY else classes
+        self._memory = memory
         if mechanism is not Mechanism.AFFINITY:
             if hierarchy is None or hierarchy.version != (1 if mechanism is Mechanism.CGROUP_V1 else 2):
                 raise MechanismMissing(f"{mechanism} needs a cpuset hierarchy of that version; found {hierarchy}")
@@ -96,7 +94,14 @@ class Enforcer:
             self._existing = ExistingGroup(groups, prefix=prefix, files=files, proc_root=proc_root, units=units)
 
     @classmethod
-    def for_host(cls, topology: Topology, *, mechanism: Mechanism | None = None, prefix: str = "cotenant") -> Enforcer:
+    def for_host(
+        cls,
+        topology: Topology,
+        *,
+        mechanism: Mechanism | None = None,
+        prefix: str = "cotenant",
+        migration_bytes_per_s: int = 0,
+    ) -> Enforcer:
         """Use this host's kernel: cpuset groups where we may write them, else affinity of own processes.
 
         Raises MechanismMissing when a mechanism is demanded that is not there.
@@ -125,8 +130,29 @@ class Enforcer:
             mechanism=mechanism or found,
             classes=host_classes(prefix),
             units=Systemd.for_host(),
+            memory=MemoryNodes(
+                files=HOST_FILES,
+                binding_moves_pages=(mechanism or found) is Mechanism.CGROUP_V2,
+                migration_bytes_per_s=migration_bytes_per_s,
+            ),
             prefix=prefix,
         )
+
+    @property
+    def migration_bytes_per_s(self) -> int:
+        """How much memory may be moved to a placement's nodes; 0 = none."""
+        return self._memory.migration_bytes_per_s if self._memory else 0
+
+    def migrate(self, target: Target, nodes: NodeSet, budget_bytes: int) -> MigrationReport | None:
+        """Move some pages of the target's processes to the nodes; None = there is nobody. Raises MemoryShort."""
+        with self._reading("migrate memory"), self._holder.hold(target, every=False) as held:
+            path = target.cgroup_path
+            pids = self._pids(held) if path is None else self._existing_group().processes(path)
+            found = []
+            for pid in pids:
+                with suppress(ProcessGone):
+                    found.append(identify(pid, allowed_uids=None, files=self._files, proc_root=self._proc))
+            return self._memory.migrate(found, nodes, budget_bytes) if self._memory and found else None
 
     def controls(self) -> ResctrlInfo | None:
         """Return what resctrl offers now; None = it is not mounted, or not ours to write."""
@@ -134,7 +160,7 @@ class Enforcer:
 
     def snapshot(self, name: str, target: Target) -> Undo:
         """Read everything that is needed to restore the exact state of now, before anything is written."""
-        with self._reading(f"record the state of {name!r}"), self._held(target, every=True) as held:
+        with self._reading(f"record the state of {name!r}"), self._holder.hold(target, every=True) as held:
             if target.cgroup_path is not None:
                 undo = self._existing_group().snapshot(target.cgroup_path)
             elif self._own:
@@ -155,7 +181,8 @@ class Enforcer:
         when no process of the target is left.
         """
         spec.check(self.topology)
-        with self._held(target, every=False) as held:
+        with self._holder.hold(target, every=False) as held:
+            spec, unbound = self._bound(target, held, spec)
             steps = Steps()
             try:
                 if target.cgroup_path is not None:
@@ -165,16 +192,16 @@ class Enforcer:
                 else:
                     applied = self._affinity.place(held.processes, spec, undo, steps, previous=previous)
                 applied = self._class(target, spec, undo, applied, steps)
-                lost = self._lost(held)
+                lost = self._holder.lost(held)
                 if lost is not None:
                     raise lost
             except Exception as cause:
-                raise self._taken_back(name, self._lost(held) or cause, steps, undo) from cause
+                raise self._taken_back(name, self._holder.lost(held) or cause, steps, undo) from cause
             except BaseException as signal:  # Ctrl-C or a stop: leave no half-done work behind
                 for failure in steps.undo_all():
                     signal.add_note(failure)
                 raise
-            return applied
+            return replace(applied, mems_refused=unbound)
 
     def verify(self, target: Target, spec: IsolationSpec, undo: Undo) -> tuple[Drift, ...]:
         """Compare wish and kernel; processes that have ended are no drift (see process.still)."""
@@ -189,7 +216,7 @@ class Enforcer:
         with self._reading("compare with the kernel"):
             if target.cgroup_path is not None:
                 return self._existing_group().verify(target.cgroup_path, spec, undo)
-            alive = tuple(process for process in target.processes if self._still(process))
+            alive = tuple(process for process in target.processes if self._holder.still(process))
             if not alive:
                 return ()
             return self._own.verify(alive, spec, undo) if self._own else self._affinity.verify(alive, spec)
@@ -248,6 +275,21 @@ class Enforcer:
             if self._own:
                 self._own.remove_orphan(name)
 
+    def _bound(self, target: Target, held: Held, spec: IsolationSpec) -> tuple[IsolationSpec, str]:
+        """Leave the memory nodes out of the wish where binding to them must wait, and say why."""
+        if self._memory is None or spec.mems is None or self._own is None:
+            return spec, ""
+        if target.cgroup_path is not None:
+            pids = self._existing_group().processes(target.cgroup_path)
+        else:
+            pids = self._pids(held)
+        return self._memory.bound(held.processes, pids, spec)
+
+    def _pids(self, held: Held) -> tuple[int, ...]:
+        """Return the held processes and all their descendants."""
+        families = (family(one.pid, files=self._files, proc_root=self._proc) for one in held.processes)
+        return tuple(dict.fromkeys(pid for each in families for pid in each))
+
     def _class(self, target: Target, spec: IsolationSpec, undo: Undo, applied: Applied, steps: Steps) -> Applied:
         if self._classes is None:
             told = "this daemon has no resctrl to write: it needs root and cpuset cgroups" if spec.wants_class else ""
@@ -290,62 +332,6 @@ class Enforcer:
         if isinstance(root, OSError) and root.errno in {errno.ENOENT, errno.ENODEV}:
             return CgroupVanished(f"placing {name!r} failed and was undone: {told}")
         return ApplyFailed(f"placing {name!r} failed and was undone: {told}")
-
-    @contextmanager
-    def _held(self, target: Target, *, every: bool) -> Iterator[_Held]:
-        """Hold handles on the processes while we work, and yield those that live.
-
-        every = raise if any is gone, else only if all are.
-        """
-        if bool(target.processes) == (target.cgroup_path is not None):
-            raise SpecInvalid("a target is either processes or a cgroup_path: name exactly one of them")
-        held: dict[ProcessIdentity, int] = {}
-        lost: list[ProcessRefused] = []
-        try:
-            for process in target.processes:
-                try:
-                    handle = self._handles.open(process.pid)
-                except ProcessLookupError:
-                    lost.append(self._why_lost(process))
-                    continue
-                held[process] = handle
-                if not self._still(process):
-                    self._handles.close(held.pop(process))
-                    lost.append(self._why_lost(process))
-            if lost and (every or not held):
-                raise lost[0]
-            yield _Held(tuple(held), tuple(held.values()))
-        finally:
-            for handle in held.values():
-                self._handles.close(handle)
-
-    def _lost(self, held: _Held) -> ProcessRefused | None:
-        """Return an error if what we wrote about a pid may have hit another process, or if nobody is left.
-
-        A pid whose handle lives from before the identity check until after the last write cannot have been given to
-        another process in between.
-        """
-        ended = [
-            process
-            for process, handle in zip(held.processes, held.handles, strict=True)
-            if not self._handles.alive(handle)
-        ]
-        lost = [self._why_lost(process) for process in ended]
-        reused = [one for one in lost if isinstance(one, ProcessReused)]
-        return next(iter(reused or lost)) if reused or (lost and len(lost) == len(held.processes)) else None
-
-    def _why_lost(self, process: ProcessIdentity) -> ProcessRefused:
-        who = f"process {process.pid} ({process.comm!r})"
-        now = read_stat(process.pid, files=self._files, proc_root=self._proc)
-        if now is not None:
-            return ProcessReused(
-                f"{who} has ended and its pid belongs to {now.comm!r} now; ask for the new process by its own name",
-                pid=process.pid,
-            )
-        return ProcessGone(f"{who} has ended", pid=process.pid)
-
-    def _still(self, process: ProcessIdentity) -> bool:
-        return still(process, files=self._files, proc_root=self._proc)
 
     def _existing_group(self) -> ExistingGroup:
         if self._existing is None:

@@ -137,6 +137,7 @@ class Applied:
     missed: tuple[int, ...] = ()  #: tids found outside at the end: born faster than we could follow, or not permitted
     writes: int = 0  #: changes made to the kernel; 0 = it was so already
     mems_applied: bool = True  #: False = memory nodes were wished, which affinity alone cannot do
+    mems_refused: str = ""  #: why it is not bound to the memory nodes that were wished, or not yet
     class_refused: str = ""  #: why there are no cache ways and bandwidth although they were wished
     overlapping: tuple[str, ...] = ()  #: resctrl groups of other tools that may use some of the same ways
 

@@ -63,6 +63,14 @@ def serve(
     allow_any_uid: Annotated[
         bool | None, typer.Option("--allow-any-uid", help="Place processes of every user", show_default=False)
     ] = None,
+    migrate_memory: Annotated[
+        int | None,
+        typer.Option(
+            help="Move present memory to a placement's nodes, so many MiB/s [default: 0 = leave it]",
+            metavar="MIB_PER_S",
+            show_default=False,
+        ),
+    ] = None,
     log_format: Annotated[str | None, typer.Option(help="json or text")] = None,
 ) -> None:
     """Run the daemon until SIGTERM or Ctrl-C. As root it uses cpuset cgroups, otherwise affinity of your own processes.
@@ -77,6 +85,7 @@ def serve(
         "metrics_address": metrics,
         "allow_uids": tuple(allow_uid) if allow_uid else None,
         "allow_any_uid": allow_any_uid,
+        "migrate_mib_per_s": migrate_memory,
         "log_format": log_format,
     }
     try:

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     metrics_address: str = "127.0.0.1:9417"  #: empty = no metrics; port 0 = any free one
     allow_uids: tuple[int, ...] = ()  #: besides the daemon's own
     allow_any_uid: bool = False
+    migrate_mib_per_s: int = Field(default=0, ge=0, le=100_000)  #: of present pages to a placement's nodes; 0 = none
     reconcile_s: float = Field(default=5.0, ge=0.1, le=3600)
     workers: int = Field(default=8, ge=2, le=64)
     log_format: Literal["json", "text"] = "json"

@@ -189,6 +189,10 @@ class Controller:
         self._viewer.offer(self._enforcer.controls())
         self._moves.apportion()
 
+    def migrate_memory(self) -> None:
+        """Go on moving memory to where it belongs, if that is allowed; on the writer thread."""
+        self._moves.migrate_memory()
+
     def _decide(self, request: WorkloadRequest, *, allow_best_effort: bool) -> Decision:
         view = self.view()
         profile = view.profile_of(request)

@@ -97,7 +97,12 @@ class Daemon:
         self._lock = lock_state(self.state)
         self.topology = read_topology()
         wanted = None if settings.mechanism == "auto" else Mechanism(settings.mechanism)
-        self.enforcer = Enforcer.for_host(self.topology, mechanism=wanted, prefix=group_prefix(self.state))
+        self.enforcer = Enforcer.for_host(
+            self.topology,
+            mechanism=wanted,
+            prefix=group_prefix(self.state),
+            migration_bytes_per_s=settings.migrate_mib_per_s << 20,
+        )
         self._journal = Journal(self.state / "journal.db")
         known = self._journal.bind("machine_id", machine_id())
         if known != machine_id():

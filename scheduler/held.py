@@ -69,7 +69,10 @@ def outcome_of(placement: Placement, applied: Applied) -> Placement:
     if not applied.mems_applied:
         mems = placement.decision.mems
         notes.append(f"memory stays where it is: {placement.mechanism} cannot bind it to nodes {mems}, cgroups can")
-    if applied.class_refused:  # what is answered is what is so
+    if applied.mems_refused:  # what is answered is what is so
+        notes.append(applied.mems_refused)
+        placement = replace(placement, decision=replace(placement.decision, mems=None))
+    if applied.class_refused:
         notes.append(f"without cache ways and bandwidth caps: {applied.class_refused}")
         placement = replace(placement, decision=replace(placement.decision, cache_ways=(), memory_bandwidth=()))
     if applied.overlapping:

@@ -8,14 +8,16 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from isolation.cpuset import CpuSet, NodeSet
 from isolation.enforcer import Enforcer
 from isolation.errors import IsolationError
+from isolation.page_migration import Ended, turn_budget
 from scheduler.errors import JournalFailed
 from scheduler.held import Held, outcome_of, spec_of
 from scheduler.journal import Entry, Journal
 from scheduler.ledger import Ledger
 from scheduler.placement import Decision, Placement, PlacementState
-from scheduler.planner import rebalance
+from scheduler.planner import memory_nodes, rebalance
 from scheduler.predictor import Predictor
 from scheduler.view import Viewer
 from scheduler.ways import Allotment, apportion
@@ -46,6 +48,8 @@ class Moves:
         self._entry = entry
         self._save = save
         self._checkpoint = checkpoint
+        self._migrated_at_s = time.monotonic()
+        self._given_up: dict[str, tuple[CpuSet, NodeSet]] = {}  # by name: where its memory could not be brought
         self._told: dict[str, str] = {}  # by name: the failure that was told last
         self._shared_out: tuple[Ledger, Predictor] | None = None  # those that everybody has the share of
 
@@ -115,6 +119,46 @@ class Moves:
         """Tell whether a placement was refused the class it should have."""
         placement = self._viewer.current().placements.get(name)
         return placement is not None and allotment != Allotment() == _allotment(placement.decision)
+
+    def migrate_memory(self) -> None:
+        """Move pages of one placement toward its memory nodes, within the rate, and bind it when they are there.
+
+        One placement at a time, the oldest first: the rate is the host's. One that cannot be bound after a whole pass
+        is left alone until it is moved or placed again.
+        """
+        rate = self._enforcer.migration_bytes_per_s
+        since_s, self._migrated_at_s = time.monotonic() - self._migrated_at_s, time.monotonic()
+        if not rate:
+            return
+        for before in self._viewer.current().placements.values():
+            wanted = self._awaited_nodes(before)
+            if wanted is None:
+                continue
+            try:
+                report = self._enforcer.migrate(self._held[before.name].target, wanted, turn_budget(rate, since_s))
+            except IsolationError as error:  # nothing was bound; it stays as it is
+                self._give_up(before, wanted, f"its memory cannot be moved to nodes {wanted}: {error}")
+                continue
+            if report is not None and report.ended is Ended.COMPLETE:
+                decision = replace(before.decision, mems=wanted)
+                done = self.move(before, replace(before, decision=decision, etag=uuid.uuid4().hex[:16]))
+                if done.decision.mems is None:
+                    self._give_up(done, wanted, done.notes[-1] if done.notes else "it could not be bound")
+            return
+
+    def _awaited_nodes(self, placement: Placement) -> NodeSet | None:
+        """Return the nodes a placement waits to be bound to; None = it does not wait."""
+        if placement.state not in _SETTLED or placement.decision.mems is not None or placement.name not in self._held:
+            return None
+        topology, decision = self._viewer.current().ledger.topology, placement.decision
+        wanted = memory_nodes(topology, decision.cpus, placement.request.memory_bytes)
+        given_up = self._given_up.get(placement.name) == (decision.cpus, wanted)
+        return None if given_up or placement.mechanism != self._enforcer.mechanism else wanted
+
+    def _give_up(self, placement: Placement, wanted: NodeSet, detail: str) -> None:
+        self._given_up[placement.name] = (placement.decision.cpus, wanted)
+        entry = self._entry(placement, self._held[placement.name])
+        self._save(placement.name, lambda: self._journal.update(entry, (time.time(), "refused", detail)))
 
     def move(self, before: Placement, after: Placement) -> Placement:
         """Apply another decision for a placement; when that fails it sits where it sat."""

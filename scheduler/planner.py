@@ -92,7 +92,7 @@ def _seat(
     parts = words.contributions(best)
     return Decision(
         cpus=best.choice.cpus,
-        mems=_mems(ledger.topology, best.choice.cpus, request.memory_bytes),
+        mems=memory_nodes(ledger.topology, best.choice.cpus, request.memory_bytes),
         predictions=words.predictions(best, request),
         explanation=Explanation(
             summary=words.summary(
@@ -213,7 +213,7 @@ def _refuse_more_memory(topology: Topology, request: WorkloadRequest) -> None:
         )
 
 
-def _mems(topology: Topology, cpus: CpuSet, memory_bytes: int | None) -> NodeSet | None:
+def memory_nodes(topology: Topology, cpus: CpuSet, memory_bytes: int | None) -> NodeSet | None:
     """Give the memory nodes of the CPUs, or the nearest where those have none; None on a host with one node.
 
     More of the nearest nodes join while the workload's memory exceeds what the nodes have in total.

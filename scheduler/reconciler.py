@@ -75,6 +75,7 @@ class Reconciler:
             if held is not None and placement.state in LIVE and not self._controller.owes(name):
                 self._guarded(name, partial(self._reconcile_one, placement, held))
         self._guarded("", self._share_out)
+        self._guarded("", self._controller.migrate_memory)
 
     def _share_out(self) -> None:
         if told := self._enforcer.remove_empty_classes():

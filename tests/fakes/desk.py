@@ -83,9 +83,10 @@ class Desk:
         mechanism: Mechanism | None = None,
         topology: Topology = TOPOLOGY,
         closids: int = 0,
+        kernel: SickKernel | None = None,
     ) -> None:
         """`closids` above 0 = resctrl is mounted and has so many classes, the default one among them."""
-        self.kernel = SickKernel(cpus=str(topology.online), mems="0", version=version, closids=closids)
+        self.kernel = kernel or SickKernel(cpus=str(topology.online), mems="0", version=version, closids=closids)
         self.kernel._next_pid = 30_000 if os.getpid() < 20_000 else 10_000  # far from our own, which is refused
         if version == 2:
             self.kernel.groups["/"].subtree.add("cpuset")

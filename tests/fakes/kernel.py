@@ -14,6 +14,7 @@ from isolation.cgroup import CpusetHierarchy
 from isolation.cpuset import CpuSet, IdSet
 from isolation.enforcer import Enforcer, Mechanism
 from isolation.errors import CpuSetInvalid
+from isolation.memory_nodes import MemoryNodes
 from isolation.service_class import ServiceClasses
 from isolation.topology import Topology
 from tests.fakes.groups import FakeGroup, all_above, parent_of
@@ -59,11 +60,16 @@ class FakeKernel(FakeHandles):
             hierarchy=CpusetHierarchy(version=self.version, mount=self.mount),
             mechanism=mechanism or cgroups,
             classes=self.classes_of(prefix),
+            memory=self.memory_nodes(),
             prefix=prefix,
         )
 
     def classes_of(self, prefix: str) -> ServiceClasses | None:
         """Return None: this machine has no resctrl."""
+        return None
+
+    def memory_nodes(self) -> MemoryNodes | None:
+        """Return None: nobody asks where pages are."""
         return None
 
     def spawn(
@@ -205,6 +211,8 @@ class FakeKernel(FakeHandles):
         if self._tids(group, living=True) or self._children(group):
             raise self._error(errno.EBUSY, path)
         if not self._pretended(path):
+            for tid in self._tids(group):  # zombies
+                self._find(tid)[1].group = "/"
             del self.groups[group]
 
     def folders(self, path: str) -> tuple[str, ...]:
