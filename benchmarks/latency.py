@@ -11,7 +11,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from benchmarks.daemon_process import DaemonProcess
+from benchmarks.timing import cells, timed_us
 from cotenant.v1 import placement_pb2, placement_pb2_grpc, workload_pb2
 from isolation.topology import read_topology
 from profiler.host import host_traits
@@ -34,7 +34,6 @@ from profiler.prior import prior
 from profiler.records import Feature, Observation, Relation, Source, WorkloadProfile
 from profiler.registry import ModelRegistry
 from profiler.store import ProfileStore
-from profiler.tokens import quantile
 from profiler.training import train
 
 _CALLS = 300
@@ -104,12 +103,6 @@ def prepare(state: Path) -> None:
     registry.activate(registry.save(train(observations, profiles, host)))
 
 
-def _timed_us(call: Callable[[], object]) -> float:
-    started_s = time.perf_counter()
-    call()
-    return (time.perf_counter() - started_s) * 1e6
-
-
 class Bench:
     """Calls to one daemon, timed."""
 
@@ -151,20 +144,20 @@ def time_calls(
 
     def preview(kind: str) -> None:
         profile = next(profiles)
-        timed[kind].append(_timed_us(lambda: bench.preview(profile)))
+        timed[kind].append(timed_us(lambda: bench.preview(profile)))
 
     for _ in range(_WARM_UP):
         bench.echo()
         bench.preview(next(profiles))
     for _ in range(calls):
-        timed[_ECHO].append(_timed_us(bench.echo))
+        timed[_ECHO].append(timed_us(bench.echo))
         preview(_WARM)
         on_call()
     for _ in range(places):
-        timed[_ECHO].append(_timed_us(bench.echo))
-        timed[_PLACE].append(_timed_us(lambda: bench.place("extra", pid, "sim-llm")))
+        timed[_ECHO].append(timed_us(bench.echo))
+        timed[_PLACE].append(timed_us(lambda: bench.place("extra", pid, "sim-llm")))
         preview(_COLD)
-        timed[_RELEASE].append(_timed_us(lambda: bench.release("extra")))
+        timed[_RELEASE].append(timed_us(lambda: bench.release("extra")))
         preview(_COLD)
         on_call()
     return timed
@@ -213,11 +206,10 @@ def report(found: dict[int, dict[str, list[float]]], peak_bytes: int) -> bool:
     worst = dict.fromkeys((_WARM, _COLD), 0.0)
     for population, timed in found.items():
         for call, values in timed.items():
-            p50, p99 = median(values), quantile(values, 0.99)
-            multiple = p50 / median(timed[_ECHO])
+            multiple = median(values) / median(timed[_ECHO])
             if call in worst:
                 worst[call] = max(worst[call], multiple)
-            table.add_row(str(population), call, str(len(values)), f"{p50:,.0f}", f"{p99:,.0f}", f"{multiple:.2f}")
+            table.add_row(str(population), call, *cells(values), f"{multiple:.2f}")
     console = Console(highlight=False)
     console.print(table)
     console.print("profiles and training data: simulated; processes, cgroups, calls: real")

@@ -9,7 +9,7 @@ from functools import partial
 from isolation.cpuset import CpuSet
 from isolation.errors import ApplyFailed, ProcessGone
 from isolation.kernelfs import AffinityCalls, KernelFiles
-from isolation.process import ProcessIdentity, allowed_cpus, family, read_stat, threads
+from isolation.process import ProcessIdentity, allowed_cpus, family, read_stat, start_of, threads
 from isolation.spec import IsolationSpec
 from isolation.steps import Steps, explain
 from isolation.undo import Applied, Drift, Mechanism, Released, ThreadState, Undo
@@ -142,8 +142,8 @@ class ThreadAffinity:
         return earlier.cpus & spec.cpus or spec.cpus
 
     def _is_same(self, state: ThreadState) -> bool:
-        stat = read_stat(state.tid, files=self._files, proc_root=f"{self._proc}/{state.pid}/task")
-        return stat is not None and stat.starttime_ticks == state.starttime_ticks
+        now = start_of(state.tid, files=self._files, proc_root=f"{self._proc}/{state.pid}/task")
+        return now == state.starttime_ticks
 
     def _nearest(self, pid: int, known: dict[int, ThreadState]) -> ThreadState | None:
         """Return the earlier state of the process' main thread, or of its nearest recorded ancestor."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -18,6 +18,7 @@ from isolation.process import (
     family,
     process_of,
     read_stat,
+    start_of,
     thread_ids,
     threads,
 )
@@ -25,7 +26,6 @@ from isolation.steps import Steps, explain
 from isolation.undo import ThreadState, Undo
 
 _PASSES = 10  #: more than any program needed that was measured; what is outside then is reported as missed
-_MANY = 64  #: threads of one process whose files cost as much as the list of a group with some thousand threads
 #: The group is gone, has no CPUs any more, or became one that takes no tasks.
 _HOME_IS_LOST = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOSPC, errno.EOPNOTSUPP})
 
@@ -38,19 +38,29 @@ class Gathered:
     missed: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Homes:
-    known: Mapping[int, ThreadState]  #: by tid
-    shared: Mapping[int, str]  #: by pid, where all its threads were: so is whoever joined them since then
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """The record of an Undo, to be asked by tid and by pid."""
+
+    known: Mapping[int, ThreadState]
+    threads: Mapping[int, Sequence[int]]  #: tids by pid
 
     @classmethod
     def of(cls, undo: Undo) -> Self:
-        known = {state.tid: state for state in undo.threads}
-        by_pid: dict[int, set[str | None]] = {}
+        threads: dict[int, list[int]] = {}
         for state in undo.threads:
-            by_pid.setdefault(state.pid, set()).add(state.cgroup)
-        shared = {pid: home for pid, (home, *more) in by_pid.items() if pid in known and home is not None and not more}
-        return cls(known, shared)
+            threads.setdefault(state.pid, []).append(state.tid)
+        return cls(known={state.tid: state for state in undo.threads}, threads=threads)
+
+    def homes(self, pid: int, tids: Iterable[int]) -> dict[int, str]:
+        """Return where threads of the process were, of those that are known."""
+        states = ((tid, self.known.get(tid)) for tid in tids)
+        return {tid: one.cgroup for tid, one in states if one and one.pid == pid and one.cgroup is not None}
+
+    def shared_home(self, pid: int) -> str | None:
+        """Return where the process was with all its threads, so where any thread of it belongs; None = unknown."""
+        homes = {self.known[tid].cgroup for tid in self.threads.get(pid, ())}
+        return next(iter(homes)) if pid in self.known and len(homes) == 1 else None
 
 
 class Mover:
@@ -92,27 +102,30 @@ class Mover:
     ) -> Gathered:
         """Move threads in until a pass finds none outside, or give up; fresh = the group was made just now.
 
-        Into a fresh group the named processes go unseen, and only then are their families looked through: whoever
-        they bear from then on is born inside.
+        Into a fresh group the named processes go first, and only then are their families looked through: whoever they
+        bear from then on is born inside.
         """
         moved: set[int] = set()  # pids moved as a whole
         single: set[int] = set()  # tids moved one by one, because moving their process left them out
+        record = _Record.of(undo)
+        if fresh:
+            for process in processes:
+                if tids := record.threads.get(process.pid):
+                    self._move_process(process.pid, tids, group, record, steps)
+                    moved.add(process.pid)
         passes = 0
         while True:
-            blind = fresh and passes == 0
-            listed = self._named(processes) if blind else self._family(processes, _origins(undo), undo.threads)
+            listed = self._family(processes, _origins(undo), undo.threads)
             # after the listing: a thread born in the group must not look lost
-            members = frozenset() if blind else self._groups.members(group)
-            outside = self._outside(listed, members, moved)
-            if passes == _PASSES or not (blind or outside):
+            outside = self._outside(listed, self._groups.members(group), moved)
+            if passes == _PASSES or not outside:
                 lost = ((pid, tid) for pid, tids in outside.items() for tid in tids)
                 return Gathered(threads=listed, missed=tuple(tid for pid, tid in lost if self.is_alive(pid, tid)))
             passes += 1
             for pid, tids in outside.items():
                 if pid not in moved:
+                    self._move_process(pid, tids, group, record, steps)
                     moved.add(pid)
-                    act = partial(self._groups.attach_process, group, pid)
-                    self._move(f"move process {pid} into group {group!r}", act, pid, tids, steps)
                     continue
                 for tid in tids:
                     if tid in single or self._groups.hierarchy.version == 2:
@@ -121,44 +134,61 @@ class Mover:
                         )
                     single.add(tid)
                     act = partial(self._groups.attach_thread, group, tid)
-                    self._move(f"move thread {tid} into group {group!r}", act, pid, (tid,), steps)
+                    self._move(f"move thread {tid} into group {group!r}", act, pid, self._places(pid, (tid,)), steps)
 
-    def empty(self, group: str, undo: Undo) -> list[str]:
-        """Send every thread in the group home; return a sentence for each that could not go to its own home."""
+    def dissolve(self, group: str, undo: Undo) -> list[str]:
+        """Send every thread in the group home and remove it; return a sentence for each thing that could not be done.
+
+        A group that holds other groups stays.
+        """
         left_over: dict[str, None] = {}
         inside: frozenset[int] = frozenset()
-        homes = _Homes.of(undo)
+        record = _Record.of(undo)
         for _ in range(_PASSES):
             try:
                 members = self._groups.members(group)
             except FileNotFoundError:
-                members = frozenset()
-            found = self._by_process(members, undo)
-            if not found:
                 return list(left_over)
-            if members == inside:  # nobody left: trying again would not help
+            found = self._by_process(members, record)
+            if found and members == inside:  # nobody left: trying again would not help
                 break
             inside = members
             for pid, tids in found.items():
-                shared = homes.shared.get(pid)
-                of_tid = {tid: shared or self._home_of(pid, tid, homes) for tid in tids}
+                shared = record.shared_home(pid)
+                of_tid = {tid: shared or self._home_of(pid, tid, record) for tid in tids}
                 left_over.update((told, None) for told in self._send_home(pid, of_tid))
+            try:
+                self._groups.remove(group)  # the kernel's own proof that nobody is inside
+            except FileNotFoundError:
+                return list(left_over)
+            except OSError as cause:
+                if found and cause.errno == errno.EBUSY:  # somebody was born, or could not go
+                    continue
+                return [*left_over, *self.why_kept(group, cause)]
+            return list(left_over)
         return [*left_over, f"group {group!r} still holds threads, such as {min(members)}"]
+
+    def why_kept(self, group: str, cause: OSError) -> list[str]:
+        """Say why a group could not be removed; nothing when it holds other groups."""
+        if cause.errno == errno.EBUSY and self._groups.children(group):
+            return []
+        return [f"group {group!r} could not be removed: {explain(cause)}"]
 
     def restore(self, undo: Undo) -> tuple[int, list[str]]:
         """Give threads that are home their earlier CPUs; return how many live still, and what could not be done."""
         alive = 0
-        left_over = []
+        left_over: list[str] = []
         for state in undo.threads:
             if self.is_same(state):
                 alive += 1
-                left_over += self._restore_mask(state)
+                now = self._allowed(state.pid, state.tid)
+                if now is not None and now != state.cpus:
+                    left_over += self._restore_mask(state)
         return alive, left_over
 
     def _restore_mask(self, state: ThreadState) -> list[str]:
-        """Give back the CPUs, if moving the thread (kernels before 6.2) or it itself changed them."""
-        now = self._allowed(state.pid, state.tid)
-        if now is None or now == state.cpus or self._groups.group_of(state.pid, state.tid) != state.cgroup:
+        """Give back the CPUs that moving the thread (kernels before 6.2) or the thread itself changed."""
+        if self._groups.group_of(state.pid, state.tid) != state.cgroup:
             return []
         try:
             self._affinity.set(state.tid, state.cpus)
@@ -173,13 +203,10 @@ class Mover:
 
     def is_alive(self, pid: int, tid: int) -> bool:
         """Tell whether the thread runs; one that is ending is in no group any more, which is no escape."""
-        return read_stat(tid, files=self._files, proc_root=f"{self._proc}/{pid}/task") is not None
+        return start_of(tid, files=self._files, proc_root=f"{self._proc}/{pid}/task") is not None
 
     def _allowed(self, pid: int, tid: int) -> CpuSet | None:
         return allowed_cpus(pid, tid, files=self._files, proc_root=self._proc)
-
-    def _named(self, processes: Iterable[ProcessIdentity]) -> dict[int, tuple[int, ...]]:
-        return {one.pid: thread_ids(one.pid, files=self._files, proc_root=self._proc) for one in processes}
 
     def _family(
         self, processes: Iterable[ProcessIdentity], origins: set[str | None], known: tuple[ThreadState, ...]
@@ -209,27 +236,24 @@ class Mover:
                 outside[pid] = lost
         return outside
 
-    def _move(self, what: str, act: Callable[[], None], pid: int, tids: tuple[int, ...], steps: Steps) -> None:
-        before = self._groups_of(pid, tids)
+    def _move_process(self, pid: int, tids: Iterable[int], group: str, record: _Record, steps: Steps) -> None:
+        """Move a process whole. While it is where the record has it, so are its threads that the record knows."""
+        leader = record.known.get(pid)
+        where = self._groups.group_of(pid, pid)
+        recorded = leader is not None and where is not None and leader.cgroup == where
+        before = record.homes(pid, tids) if recorded else {}
+        before |= self._places(pid, (tid for tid in tids if tid not in before))
+        act = partial(self._groups.attach_process, group, pid)
+        self._move(f"move process {pid} into group {group!r}", act, pid, before, steps)
+
+    def _move(self, what: str, act: Callable[[], None], pid: int, before: Mapping[int, str], steps: Steps) -> None:
         try:
             steps.do(what, act, partial(self._send, pid, before))
         except ProcessLookupError:  # it ended; the next pass no longer finds it
             return
 
-    def _groups_of(self, pid: int, tids: tuple[int, ...]) -> dict[int, str]:
-        """Return where living threads of a process are: of many, mostly by the one list of the group of the first."""
-        found: dict[int, str] = {}
-        first = self._groups.group_of(pid, tids[0]) if len(tids) >= _MANY else None
-        if first is not None:
-            try:
-                together = self._groups.members(first)
-            except OSError:  # that group went meanwhile, and they with it to another one
-                together = frozenset()
-            found = {tid: first for tid in tids if tid in together}
-        for tid in tids:
-            if tid not in found and (where := self._groups.group_of(pid, tid)) is not None:
-                found[tid] = where
-        return found
+    def _places(self, pid: int, tids: Iterable[int]) -> dict[int, str]:
+        return {tid: where for tid in tids if (where := self._groups.group_of(pid, tid)) is not None}
 
     def _send(self, pid: int, homes: Mapping[int, str]) -> None:
         """Put threads of one process where the mapping says; raises OSError at the first that cannot go there."""
@@ -268,13 +292,14 @@ class Mover:
             return f"process {pid} could not go back to group {home!r} and is in {above!r} now ({why})"
         return f"process {pid} could not go back to group {home!r} ({why})"
 
-    def _by_process(self, members: frozenset[int], undo: Undo) -> dict[int, list[int]]:
+    def _by_process(self, members: frozenset[int], record: _Record) -> dict[int, list[int]]:
         """Sort living threads by process; those of the record need no look at each."""
-        found: dict[int, list[int]] = {}
-        rest = set(members)
-        for pid in dict.fromkeys(state.pid for state in undo.threads if state.tid in members):
-            if tids := [tid for tid in thread_ids(pid, files=self._files, proc_root=self._proc) if tid in rest]:
-                found[pid] = tids
+        found = {pid: [pid] for pid in record.threads if pid in members}
+        rest = set(members.difference(found))
+        for pid in record.threads if rest else ():
+            tids = [tid for tid in thread_ids(pid, files=self._files, proc_root=self._proc) if tid in rest]
+            if tids:
+                found[pid] = found.get(pid, []) + tids
                 rest.difference_update(tids)
         for tid in sorted(rest):
             owner = process_of(tid, files=self._files, proc_root=self._proc)
@@ -282,25 +307,25 @@ class Mover:
                 found.setdefault(owner, []).append(tid)
         return found
 
-    def _home_of(self, pid: int, tid: int, homes: _Homes) -> str:
+    def _home_of(self, pid: int, tid: int, record: _Record) -> str:
         """Return where a thread came from; one born later goes where its process, or the process' parent, was."""
-        own = homes.known.get(tid)
+        own = record.known.get(tid)
         if own is not None and own.cgroup is not None and self.is_same(own):
             return own.cgroup
         seen: set[int] = set()
         while pid > 1 and pid not in seen:
             seen.add(pid)
-            leader = homes.known.get(pid)
+            leader = record.known.get(pid)
             if leader is not None and leader.cgroup is not None:
                 return leader.cgroup
             stat = read_stat(pid, files=self._files, proc_root=self._proc)
             pid = 0 if stat is None else stat.ppid
-        return next((state.cgroup for state in homes.known.values() if state.cgroup is not None), "/")
+        return next((state.cgroup for state in record.known.values() if state.cgroup is not None), "/")
 
     def is_same(self, state: ThreadState) -> bool:
         """Tell whether the tid is still that very thread, alive."""
-        now = read_stat(state.tid, files=self._files, proc_root=f"{self._proc}/{state.pid}/task")
-        return now is not None and now.starttime_ticks == state.starttime_ticks
+        now = start_of(state.tid, files=self._files, proc_root=f"{self._proc}/{state.pid}/task")
+        return now == state.starttime_ticks
 
 
 def _origins(undo: Undo) -> set[str | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from functools import partial
 
 from isolation.cgroup import FAMILY_NAME, CpusetGroups, check_name
@@ -12,7 +11,7 @@ from isolation.moving import Mover
 from isolation.process import ProcessIdentity
 from isolation.regroup import set_groups
 from isolation.spec import IsolationSpec
-from isolation.steps import Steps, explain
+from isolation.steps import Steps
 from isolation.undo import Applied, Drift, Mechanism, Released, ThreadState, Undo
 
 
@@ -88,11 +87,9 @@ class OwnGroup:
     def release(self, undo: Undo) -> Released:
         """Put every thread back where it was, remove the group; go as far as possible and tell what is left."""
         group = _group(undo)
-        left_over = self._mover.empty(group, undo)
+        left_over = self._mover.dissolve(group, undo)
         alive, told = self._mover.restore(undo)
-        left_over += told
-        for one in (group, self._home):
-            left_over += self._remove(one)
+        left_over += [*told, *self._remove(self._home)]
         return Released(restored=alive, gone=len(undo.threads) - alive, left_over=tuple(left_over))
 
     def names(self) -> tuple[str, ...]:
@@ -197,8 +194,7 @@ class OwnGroup:
 
     def _discard(self, group: str, undo: Undo) -> None:
         """Take back the making of a group; threads born in it since then leave it first."""
-        left_over = [] if group == self._home else self._mover.empty(group, undo)
-        left_over += self._remove(group)
+        left_over = self._remove(group) if group == self._home else self._mover.dissolve(group, undo)
         if left_over:
             raise ApplyFailed("; ".join(left_over))
 
@@ -209,9 +205,7 @@ class OwnGroup:
         except FileNotFoundError:
             return []
         except OSError as cause:
-            if cause.errno == errno.EBUSY and self._groups.children(group):
-                return []
-            return [f"group {group!r} could not be removed: {explain(cause)}"]
+            return self._mover.why_kept(group, cause)
         return []
 
 

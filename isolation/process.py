@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from isolation.cpuset import CpuSet
 from isolation.errors import ForeignProcess, KernelThread, ProcessGone, ProcessRefused, ReservedProcess
@@ -50,7 +50,7 @@ class Stat:
     def parse(cls, text: str) -> Stat:
         """Read one line; comm may itself hold spaces and parentheses, so the last one ends it."""
         opening, closing = text.index("("), text.rindex(")")
-        fields = text[closing + 2 :].split(maxsplit=20)
+        fields = _after_comm(text)
         return cls(
             pid=int(text[:opening]),
             comm=text[opening + 1 : closing],
@@ -63,12 +63,28 @@ class Stat:
     @property
     def dead(self) -> bool:
         """Tell whether it ends or only a zombie is left: the kernel accepts writes about it that do nothing."""
-        return self.state in _DEAD or bool(self.flags & _EXITING)
+        return _is_dead(self.state, self.flags)
+
+
+def _after_comm(text: str) -> list[str]:
+    """Return the fields of a stat file from state to starttime; comm may hold spaces and parentheses."""
+    return text[text.rindex(")") + 2 :].split(maxsplit=20)
+
+
+def _is_dead(state: str, flags: int) -> bool:
+    return state in _DEAD or bool(flags & _EXITING)
 
 
 def boot_id(*, files: KernelFiles = HOST_FILES, proc_root: str = "/proc") -> str:
     """Return the id the kernel drew at this boot."""
+    if files is HOST_FILES and proc_root == "/proc":
+        return _this_boot()
     return files.read(f"{proc_root}/sys/kernel/random/boot_id").strip()
+
+
+@cache  # no process outlives its boot
+def _this_boot() -> str:
+    return HOST_FILES.read("/proc/sys/kernel/random/boot_id").strip()
 
 
 def read_stat(pid: int, *, files: KernelFiles = HOST_FILES, proc_root: str = "/proc") -> Stat | None:
@@ -80,6 +96,15 @@ def read_stat(pid: int, *, files: KernelFiles = HOST_FILES, proc_root: str = "/p
     return None if stat.dead else stat
 
 
+def start_of(tid: int, *, files: KernelFiles = HOST_FILES, proc_root: str = "/proc") -> int | None:
+    """Return when a thread was started, in clock ticks since boot; None when it is gone or only its zombie is left."""
+    try:
+        fields = _after_comm(files.read(f"{proc_root}/{tid}/stat"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if _is_dead(fields[0], int(fields[6])) else int(fields[19])
+
+
 def read_status(path: str, *, files: KernelFiles = HOST_FILES) -> dict[str, str]:
     """Return the fields of a status file by name."""
     lines = (line.partition(":") for line in files.read(path).splitlines())
@@ -89,27 +114,25 @@ def read_status(path: str, *, files: KernelFiles = HOST_FILES) -> dict[str, str]
 def process_of(tid: int, *, files: KernelFiles = HOST_FILES, proc_root: str = "/proc") -> int | None:
     """Return the pid of the process that the thread is of; None when it is gone."""
     try:
-        return int(_field(files.read(f"{proc_root}/{tid}/status"), "Tgid"))
+        return int(read_status(f"{proc_root}/{tid}/status", files=files)["Tgid"])
     except (FileNotFoundError, ProcessLookupError):
         return None
 
 
 def allowed_cpus(pid: int, tid: int, *, files: KernelFiles = HOST_FILES, proc_root: str = "/proc") -> CpuSet | None:
     """Return where a thread may run by its own status; None when it is gone, or dead."""
+    path = f"{proc_root}/{pid}/task/{tid}/status"
     try:
-        text = files.read(f"{proc_root}/{pid}/task/{tid}/status")
+        text = files.read(path)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if _field(text, "State")[0] in _DEAD else _cpu_list(_field(text, "Cpus_allowed_list"))
-
-
-def _field(text: str, name: str) -> str:
-    """Return one field of a status file, after the first; raises ValueError when there is none."""
-    before = text.find(f"\n{name}:\t")  # Name, the first, cannot imitate one: the kernel escapes its line breaks
-    if before < 0:
-        raise ValueError(f"a status file has no field {name!r}: {text[:80]!r}")
-    start = before + len(name) + 3
-    return text[start : text.index("\n", start)]
+    try:  # not read_status: this is done for every thread of every placement
+        state = text[text.index("\nState:\t") + 8]
+        start = text.index("\nCpus_allowed_list:\t") + 20
+        listed = text[start : text.index("\n", start)]
+    except ValueError as cause:
+        raise ValueError(f"{path!r} has no State or no Cpus_allowed_list: {text[:200]!r}") from cause
+    return None if state in _DEAD else _cpu_list(listed)
 
 
 @lru_cache(maxsize=64)  # all threads of a workload print the same few
@@ -170,10 +193,8 @@ def identify(
 
 def still(identity: ProcessIdentity, *, files: KernelFiles = HOST_FILES, proc_root: str = "/proc") -> bool:
     """Tell whether the pid is still that very process, and alive."""
-    stat = read_stat(identity.pid, files=files, proc_root=proc_root)
     return (
-        stat is not None
-        and stat.starttime_ticks == identity.starttime_ticks
+        start_of(identity.pid, files=files, proc_root=proc_root) == identity.starttime_ticks
         and boot_id(files=files, proc_root=proc_root) == identity.boot_id
     )
 
@@ -190,9 +211,9 @@ def threads(pid: int, *, files: KernelFiles = HOST_FILES, proc_root: str = "/pro
     """Return the living threads of a process, lowest tid first; empty when it is gone."""
     found = []
     for tid in thread_ids(pid, files=files, proc_root=proc_root):
-        stat = read_stat(tid, files=files, proc_root=f"{proc_root}/{pid}/task")
-        if stat is not None:
-            found.append(ThreadId(tid=tid, starttime_ticks=stat.starttime_ticks))
+        ticks = start_of(tid, files=files, proc_root=f"{proc_root}/{pid}/task")
+        if ticks is not None:
+            found.append(ThreadId(tid=tid, starttime_ticks=ticks))
     return tuple(found)
 
 
