@@ -25,6 +25,7 @@ PROPERTIES: Mapping[Kind, str] = {"cpus": "AllowedCPUs", "mems": "AllowedMemoryN
 _BOOTED = Path("/run/systemd/system")  # as sd_booted(3)
 _BUS = "/run/dbus/system_bus_socket"
 _LIMIT_S = 5.0  # a systemd that reloads thousands of units is silent for seconds
+_SETTLE_S = 2.0  # from its answer to the files of the group; a few milliseconds where it is idle
 _SYSTEMD = "org.freedesktop.systemd1"
 _MANAGER = ("/org/freedesktop/systemd1", f"{_SYSTEMD}.Manager")
 _NO_UNIT = f"{_SYSTEMD}.NoSuchUnit"
@@ -39,7 +40,8 @@ _DENIED = frozenset(
 class Systemd:
     """The systemd behind one bus; every method is limited in time and raises SystemdUnreachable without an answer."""
 
-    def __init__(self, *, bus: str = _BUS, limit_s: float = _LIMIT_S) -> None:
+    def __init__(self, *, bus: str = _BUS, limit_s: float = _LIMIT_S, settle_s: float = _SETTLE_S) -> None:
+        self.settle_s = settle_s
         self._bus = bus
         self._limit_s = limit_s
 

@@ -9,18 +9,19 @@ from typing import NamedTuple, Protocol
 
 from isolation.cgroup import CpusetGroups
 from isolation.cpuset import IdSet
-from isolation.errors import ApplyFailed, CgroupVanished, IsolationError, SystemdUnreachable, UndoFailed
+from isolation.errors import ApplyFailed, CgroupVanished, SystemdUnreachable
 from isolation.steps import Steps
 from isolation.systemd import KINDS, PROPERTIES, Kind
 from isolation.undo import UnitState
 
-_SETTLE_S = 2.0  # systemd answers first and writes then; here it took a few milliseconds
 _STALE_S = 0.2  # after which a file that still holds our set is one that systemd will not clear
 _POLL_S = 0.005
 
 
 class Units(Protocol):
     """The units of a systemd; every method raises SystemdUnreachable."""
+
+    settle_s: float  #: within which systemd writes what it was asked for: it answers first
 
     def owner(self, group: str) -> str | None:
         """Return the unit whose own cgroup this is; None = systemd does not write this group."""
@@ -70,13 +71,14 @@ class UnitCpuset:
         if not wanted:
             return
         earlier = {kind: before[kind] for kind in wanted}
-        told = ", ".join(f"{PROPERTIES[kind]}={ids}" for kind, ids in wanted.items())
-        steps.do(
-            f"set {told} of unit {unit!r}",
-            partial(self._ask, unit, wanted, earlier),
-            partial(self._take_back, unit, group, earlier),
-        )
-        _wait(lambda: all(self._granted(group, kind) == str(ids) for kind, ids in wanted.items()), _SETTLE_S)
+        what = f"set {', '.join(f'{PROPERTIES[kind]}={ids}' for kind, ids in wanted.items())} of unit {unit!r}"
+        take_back = partial(self._take_back, unit, group, earlier)
+        try:
+            steps.do(what, partial(self._known().allow, unit, wanted), take_back)
+        except SystemdUnreachable:  # it may have heard us all the same: what is asked last holds
+            steps.do(f"{what}, without an answer", lambda: None, take_back)
+            raise
+        self._wait(lambda: all(self._granted(group, kind) == str(ids) for kind, ids in wanted.items()))
 
     def release(self, state: UnitState, group: str, texts: Mapping[Kind, str]) -> tuple[str, ...] | None:
         """Give the unit its earlier properties; return a sentence for each file that is not as before.
@@ -118,18 +120,6 @@ class UnitCpuset:
         except FileNotFoundError:
             return ""
 
-    def _ask(self, unit: str, wanted: Mapping[Kind, IdSet], earlier: Mapping[Kind, _Before]) -> None:
-        try:
-            self._known().allow(unit, wanted)
-        except SystemdUnreachable as cause:
-            try:  # it may have heard us all the same: what is asked last holds
-                self._known().allow(unit, {kind: one.allowed for kind, one in earlier.items()})
-            except IsolationError as failure:
-                raise UndoFailed(
-                    f"{cause}; whether it was done is unknown, taking it back failed: {failure}"
-                ) from cause
-            raise
-
     def _take_back(self, unit: str, group: str, earlier: Mapping[Kind, _Before]) -> None:
         if failures := self._restore(unit, group, earlier):
             raise ApplyFailed("; ".join(failures))
@@ -148,13 +138,13 @@ class UnitCpuset:
         def stale() -> dict[Kind, str]:
             return {kind: one.text for kind, one in earlier.items() if not self._as_before(group, kind, one.text)}
 
-        if _wait(lambda: not stale(), _STALE_S):
+        if self._wait(lambda: not stale(), _STALE_S):
             return ()
         bridge = {kind: IdSet.parse(text) or self._groups.possible(kind) for kind, text in stale().items()}
         ask(unit, bridge)
-        _wait(lambda: all(self.text(group, kind) == str(ids) for kind, ids in bridge.items()), _SETTLE_S)
+        self._wait(lambda: all(self.text(group, kind) == str(ids) for kind, ids in bridge.items()))
         ask(unit, {kind: earlier[kind].allowed for kind in bridge})
-        _wait(lambda: not stale(), _SETTLE_S)
+        self._wait(lambda: not stale())
         return tuple(
             f"cpuset.{kind} of {group!r} (unit {unit!r}) is {self.text(group, kind)!r}, was {text!r}"
             for kind, text in stale().items()
@@ -165,12 +155,11 @@ class UnitCpuset:
         # Empty and everything mean the same: what the group above has.
         return now == earlier or {now, earlier} <= {"", str(self._groups.possible(kind))}
 
-
-def _wait(true: Callable[[], bool], limit_s: float) -> bool:
-    """Look until it is true or time is up; return which."""
-    end_s = time.monotonic() + limit_s
-    while not true():
-        if time.monotonic() > end_s:
-            return False
-        time.sleep(_POLL_S)
-    return True
+    def _wait(self, true: Callable[[], bool], limit_s: float | None = None) -> bool:
+        """Look until it is true or time is up; return which."""
+        end_s = time.monotonic() + (self._known().settle_s if limit_s is None else limit_s)
+        while not true():
+            if time.monotonic() > end_s:
+                return False
+            time.sleep(_POLL_S)
+        return True

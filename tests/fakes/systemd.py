@@ -91,10 +91,11 @@ class FakeSystemd:
         self._connection.close()
 
     def start(self, name: str, group: str, *, allowed: str, mems: str) -> None:
-        """Start a unit with one process in its group."""
+        """Start a unit with one process in its group, and the slice it lies in."""
         for one in (parent_of(group), group):
             if one not in self.kernel.groups:
                 self.kernel.groups[one] = FakeGroup()
+        self.units.setdefault(parent_of(group).rpartition("/")[2], FakeUnit(parent_of(group)))
         self.kernel.spawn(threads=2, group=group)
         self.units[name] = FakeUnit(group, {"cpus": IdSet.parse(allowed), "mems": IdSet.parse(mems)})
         self._realize(self.units[name])

@@ -8,21 +8,24 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from isolation.cgroup import find_hierarchy
+from isolation.cpuset import IdSet
+from isolation.systemd import Systemd, _Connection, _to_bytes
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _UNITS = Path("/run/systemd/system")
 _PROGRAM = "/usr/lib/systemd/systemd"
 _LIMIT_S = 60.0
+_BUS = "/run/dbus/system_bus_socket"
 #: Without their default dependencies, which would set up a whole system first.
 _UNIT_FILES = {
-    "dbus.socket": "[Socket]\nListenStream=/run/dbus/system_bus_socket\n",
+    "dbus.socket": f"[Socket]\nListenStream={_BUS}\n",
     "dbus.service": (
         "[Service]\nExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile"
         " --systemd-activation\n"
@@ -67,12 +70,50 @@ def real_systemd() -> Iterator[None]:
                 (_CGROUPS / "cgroup.subtree_control").write_text(f"+{one}", encoding="ascii")
 
 
+def start_unit(name: str, *, allowed: str = "", mems: str = "", delegate: bool = False) -> str:
+    """Start a sleeping service and return its group."""
+    properties: list[tuple[str, tuple[str, object]]] = [
+        ("DefaultDependencies", ("b", False)),
+        ("ExecStart", ("a(sasb)", [("/bin/sleep", ["sleep", "600"], False)])),
+        ("Delegate", ("b", delegate)),
+        ("AllowedCPUs", ("ay", _to_bytes(IdSet.parse(allowed)))),
+        ("AllowedMemoryNodes", ("ay", _to_bytes(IdSet.parse(mems)))),
+    ]
+    ask_manager("StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", properties, [])
+    procs = _CGROUPS / "system.slice" / name / "cgroup.procs"
+    _until(lambda: procs.exists() and procs.read_text(encoding="ascii") != "", f"{name} has no process")
+    return f"/system.slice/{name}"
+
+
+def start_slice(name: str) -> str:
+    """Start a slice directly below the top and return its group, which is empty."""
+    ask_manager("StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", [("DefaultDependencies", ("b", False))], [])
+    _until((_CGROUPS / name / "cgroup.procs").exists, f"{name} has no group")
+    return f"/{name}"
+
+
+def stop_unit(name: str) -> None:
+    """Stop it; a transient unit is unknown after that."""
+    ask_manager("StopUnit", "ss", name, "replace")
+    _until(lambda: Systemd().allowed(name) is None, f"{name} is still known")
+
+
+def ask_manager(method: str, signature: str = "", *body: object) -> None:
+    """Call a method of systemd's manager."""
+    with _Connection(_BUS, _LIMIT_S) as bus:
+        bus.call("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", method, signature, body)
+
+
+def _until(true: Callable[[], bool], complaint: str) -> None:
+    end_s = time.monotonic() + _LIMIT_S
+    while not true():
+        assert time.monotonic() < end_s, complaint
+        time.sleep(0.02)
+
+
 def _await_bus() -> None:
     question = ["busctl", "--timeout=2", "status", "org.freedesktop.systemd1"]
-    end_s = time.monotonic() + _LIMIT_S
-    while subprocess.run(question, capture_output=True, check=False).returncode != 0:
-        assert time.monotonic() < end_s, f"systemd is not on its bus after {_LIMIT_S:.0f} s"
-        time.sleep(0.2)
+    _until(lambda: subprocess.run(question, capture_output=True, check=False).returncode == 0, "systemd is on no bus")
 
 
 def _groups() -> list[Path]:

@@ -77,7 +77,11 @@ SUITES = (
         "(every_thread or graceful_stop) and cgroup or preview or bad_pids or ends_its_placement or stale_etag"
         " or names_and_pids or same_request",
     ),
-    Suite("units of a real systemd", ("tests/isolation/test_systemd_contract.py", "tests/vm/test_systemd.py")),
+    Suite(
+        "units of a real systemd",
+        ("tests/isolation/test_systemd_contract.py", "tests/vm/test_systemd.py"),
+        "real or placed",
+    ),
     Suite("resctrl rules and groups with CDP", _RESCTRL, "real or check", Resctrl.CDP),
     Suite("a placement with CDP", ("tests/vm/test_full_placement.py",), "ways_mems", Resctrl.CDP),
     Suite("resctrl rules and groups with MBps", _RESCTRL, "real or check", Resctrl.MBPS),
