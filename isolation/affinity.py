@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from isolation.cpuset import CpuSet
@@ -15,12 +16,24 @@ from isolation.steps import Steps, explain
 from isolation.undo import Applied, Drift, Mechanism, Released, ThreadState, Undo
 
 _PASSES = 10  #: as for groups
+_CHUNK = 256  #: threads set between two looks at the clock
 
 
 class ThreadAffinity:
     """Sets the mask of each thread; children and threads born later inherit it from their creator."""
 
-    def __init__(self, *, files: KernelFiles, affinity: AffinityCalls, proc_root: str) -> None:
+    def __init__(
+        self,
+        *,
+        files: KernelFiles,
+        affinity: AffinityCalls,
+        proc_root: str,
+        budget_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """After `budget_s` a placing ends, so that nobody else waits for long; the threads left are missed."""
+        self._budget_s = budget_s
+        self._clock = clock
         self._files = files
         self._affinity = affinity
         self._proc = proc_root
@@ -47,8 +60,9 @@ class ThreadAffinity:
         """Set every thread that may run elsewhere, until a pass finds none; masks within the wish are left alone.
 
         previous is the wish that held before: threads that carry exactly what it gave them get the new one, also when
-        that is wider.
+        that is wider. Threads that the time does not suffice for are reported as missed; placing again goes on.
         """
+        end_s = self._clock() + self._budget_s
         known = {state.tid: state for state in undo.threads}
         named = {process.pid for process in processes}
         done: set[tuple[int, int]] = set()
@@ -63,7 +77,9 @@ class ThreadAffinity:
             ]
             if not waiting:
                 break
-            for state, wanted in waiting:
+            for number, (state, wanted) in enumerate(waiting):
+                if number % _CHUNK == _CHUNK - 1 and self._clock() > end_s:
+                    break
                 if (state.tid, state.starttime_ticks) in done:
                     raise ApplyFailed(
                         f"thread {state.tid} of process {state.pid} may run on {state.cpus} after it was put on"
@@ -71,6 +87,8 @@ class ThreadAffinity:
                     )
                 done.add((state.tid, state.starttime_ticks))
                 self._set(state, wanted, steps, refused, named=named)
+            if self._clock() > end_s:
+                break
         after = list(self._states(processes))
         return Applied(
             threads=sum(state.cpus <= spec.cpus for state in after),

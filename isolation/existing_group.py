@@ -17,6 +17,9 @@ from isolation.systemd import KINDS, Kind
 from isolation.undo import Applied, Drift, Mechanism, Released, Undo, UnitState
 from isolation.unit_cpuset import UnitCpuset, Units
 
+_PARTITION = "cpuset.cpus.partition"
+_PARTITIONS = frozenset({"root", "isolated"})
+
 
 class ExistingGroup:
     """Changes cpuset.cpus and cpuset.mems of the group, on v1 also of the groups in it, which must fit."""
@@ -53,6 +56,11 @@ class ExistingGroup:
     def place(self, path: str, spec: IsolationSpec, undo: Undo, steps: Steps) -> Applied:
         """Write the wish, read back the files and every thread; raises CgroupVanished for another group of the path."""
         group = self._resolve(path, undo)
+        if (kind_of := self._partition(group)) in _PARTITIONS:
+            raise CgroupRefused(
+                f"cgroup_path {path!r} is a {kind_of!r} partition: what it is given, all other groups lose;"
+                f" make it a plain one with `echo member > {self._groups.hierarchy.mount}{group}/{_PARTITION}`"
+            )
         wishes = _wishes(spec)
         if undo.unit:
             self._unit.place(undo.unit.name, group, wishes, steps)
@@ -140,6 +148,13 @@ class ExistingGroup:
             )
         return group
 
+    def _partition(self, group: str) -> str:
+        """Return what kind of partition a v2 group is; one that the kernel calls invalid is a plain group."""
+        try:
+            return "" if self._v1 else self._groups.read(group, _PARTITION)
+        except FileNotFoundError:  # kernels before 4.20
+            return ""
+
     def _tree(self, group: str) -> list[str]:
         """Return the group and, on v1 where children must fit their parents, all groups in it."""
         found = [group]
@@ -181,8 +196,10 @@ class ExistingGroup:
         return found
 
     def _drifts(self, group: str, spec: IsolationSpec) -> list[Drift]:
+        partition = self._partition(group)
+        why = f" ({partition})" if " invalid" in partition else ""  # it is a plain group again, with other CPUs
         drifts = [
-            Drift(path=f"{group}/cpuset.{kind}", expected=str(wished), found=found or "none")
+            Drift(path=f"{group}/cpuset.{kind}", expected=str(wished), found=(found or "none") + why)
             for kind, wished in _wishes(spec).items()
             if (found := self._granted(group, kind)) != str(wished)
         ]
@@ -191,6 +208,8 @@ class ExistingGroup:
             for tid, found in self._threads(group)
             if not found <= spec.cpus
         ]
+        if partition in _PARTITIONS:
+            drifts.append(Drift(path=f"{group}/{_PARTITION}", expected="member", found=partition))
         return drifts
 
     def _granted(self, group: str, kind: Kind) -> str:

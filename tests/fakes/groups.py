@@ -15,7 +15,12 @@ class FakeGroup:
     cpus: IdSet = field(default_factory=IdSet)
     mems: IdSet = field(default_factory=IdSet)
     subtree: set[str] = field(default_factory=set)
+    partition: str = "member"
     inode: int = field(default_factory=lambda: next(_INODES))
+
+    def settings(self) -> dict[str, str]:
+        """Return the files that cgroup v2 has besides."""
+        return {"cgroup.subtree_control": " ".join(sorted(self.subtree)), "cpuset.cpus.partition": self.partition}
 
 
 def parent_of(group: str) -> str:

@@ -264,7 +264,7 @@ class FakeKernel(FakeHandles):
         more = {
             f"cpuset.{kind}.effective": str(self._granted(group, kind)),
             "cgroup.threads": threads,
-            "cgroup.subtree_control": " ".join(sorted(found.subtree)),
+            **found.settings(),
             "cgroup.controllers": "cpuset" if self._has_cpuset(group) else "",
         }
         return (common | more).get(name)

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from isolation.affinity import ThreadAffinity
 from isolation.cpuset import CpuSet
 from isolation.enforcer import Mechanism, Target
 from isolation.errors import (
@@ -18,6 +19,7 @@ from isolation.errors import (
 )
 from isolation.process import identify
 from isolation.spec import IsolationSpec
+from isolation.steps import Steps
 from tests.fakes.bench import ON_1, ON_2_3, TOPOLOGY, WAYS, Bench, steps_of_apply
 from tests.fakes.kernel import FakeKernel
 
@@ -123,6 +125,25 @@ def test_fault_32_endless_births_outside_end_as_partial() -> None:
 
 def _escape(kernel: FakeKernel, pid: int) -> None:
     kernel.processes[pid].threads[kernel.clone(pid)].mask = None
+
+
+def test_fault_33_threads_the_time_does_not_suffice_for_are_missed_and_the_next_call_goes_on() -> None:
+    kernel = FakeKernel()
+    pid = kernel.spawn(threads=1000)
+    process = identify(pid, allowed_uids=None, files=kernel, own_pid=99)
+    affinity = ThreadAffinity(files=kernel, affinity=kernel, proc_root="/proc", budget_s=5, clock=lambda: kernel.steps)
+    undo = affinity.snapshot((process,))
+    missed = []
+    for _ in range(10):
+        applied = affinity.place((process,), ON_1, undo, Steps(), previous=None)
+        missed.append(len(applied.missed))
+        if applied.complete:
+            break
+    released = affinity.release(undo)
+
+    assert missed == [745, 490, 235, 0]
+    assert (released.restored, released.left_over) == (1000, ())
+    assert {str(kernel.allowed(tid)) for tid in kernel.processes[pid].threads} == {"0-3"}
 
 
 def test_fault_31_a_process_that_ends_at_any_step_is_gone_and_leaves_nothing(bench: Bench) -> None:

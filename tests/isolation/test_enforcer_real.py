@@ -333,3 +333,18 @@ def test_fault_30_a_real_process_of_another_pid_namespace_is_refused_by_number()
             process.kill()
 
     assert found.pid == inside
+
+
+def test_fault_33_a_process_of_a_thousand_threads_is_placed_and_restored_in_one_go(enforcer: Enforcer) -> None:
+    with real_process(threads=1000) as pid:
+        target = target_of(pid)
+        undo = enforcer.snapshot("crowd", target)
+        applied = enforcer.apply("crowd", target, ON_1, undo)
+        placed = {cpus for _, cpus in picture(pid).values()}
+        released = enforcer.release(undo)
+        after = {cpus for _, cpus in picture(pid).values()}
+
+    assert (applied.threads, applied.complete) == (1000, True)
+    assert placed == {"1"}
+    assert (released.restored, released.left_over) == (1000, ())
+    assert after == {str(CpuSet.of(os.sched_getaffinity(0)))}

@@ -52,6 +52,7 @@ SUITES = (
         (
             "tests/isolation/test_cpuset_contract.py",
             "tests/isolation/test_enforcer_real.py",
+            "tests/isolation/test_group_faults.py",
             "tests/isolation/test_host_kernel.py",
         ),
     ),
