@@ -26,7 +26,7 @@ _BUILD_PACKAGES = (
     *("bison", "flex", "gcc", "make", "meson", "ninja-build", "patch", "pkg-config", "xz-utils"),
     *("libattr1-dev", "libcap-ng-dev", "libfdt-dev", "libglib2.0-dev", "libpixman-1-dev", "zlib1g-dev"),
 )
-_RUN_PACKAGES = ("busybox-static", "ipxe-qemu", "kmod", "qemu-system-data", "seabios")
+_RUN_PACKAGES = ("busybox-static", "dbus", "ipxe-qemu", "kmod", "qemu-system-data", "seabios", "systemd")
 _CONFIGURE = (
     *("--target-list=x86_64-softmmu", "--without-default-features", "--disable-install-blobs", "--disable-docs"),
     *("--disable-tools", "--disable-kvm", "--enable-tcg", "--enable-virtfs", "--enable-attr", "--enable-cap-ng"),
@@ -49,14 +49,18 @@ def cache_folder() -> Path:
     return Path(home) / "cotenant"
 
 
-def prepare(cache: Path) -> Toolchain:
-    """Return the tools, making what is missing; raises VmProblem saying what to do."""
+def check_host() -> None:
+    """Raise VmProblem where the tools cannot be made; writes nothing."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise VmProblem(f"the guest is built for x86_64 Linux, this is {platform.machine()} {platform.system()}")
     if shutil.which("apt-get") is None:
         raise VmProblem("apt-get is missing: packages, kernel and QEMU's source come from Debian; use a Debian machine")
     if os.geteuid() != 0:
         raise VmProblem("root is needed, to install packages and to be root in the guest; run it as root")
+
+
+def prepare(cache: Path) -> Toolchain:
+    """Return the tools, making what is missing; raises VmProblem saying what to do."""
     _install(_RUN_PACKAGES, cache)
     return Toolchain(qemu=_qemu(cache), kernel=_kernel(cache), vng=_virtme(cache))
 
