@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.vm.errors import VmProblem
 from tests.vm.guest import Guest
 from tests.vm.suites import SUITES, chosen, machines
-from tests.vm.toolchain import Toolchain, cache_folder, prepare, say
+from tests.vm.toolchain import Toolchain, cache_folder, check_host, prepare, say
 
 _WAIT_LIMIT_S = 3600.0
 _TREE = Path(__file__).resolve().parents[2]
@@ -35,6 +35,7 @@ def main() -> int:
         if not suites:
             names = "\n".join(f"  {suite.what}: {' '.join(suite.files)}" for suite in SUITES)
             raise VmProblem(f"no suite is called like {arguments.only!r}; there are:\n{names}")
+        check_host()
         with _alone(cache, wait=arguments.wait):
             tools = prepare(cache)
             share = cache / "vm"
