@@ -140,7 +140,7 @@ class UnitCpuset:
 
         if self._wait(lambda: not stale(), _STALE_S):
             return ()
-        bridge = {kind: IdSet.parse(text) or self._groups.possible(kind) for kind, text in stale().items()}
+        bridge = {kind: IdSet.parse(one.text) or self._groups.possible(kind) for kind, one in earlier.items()}
         ask(unit, bridge)
         self._wait(lambda: all(self.text(group, kind) == str(ids) for kind, ids in bridge.items()))
         ask(unit, {kind: earlier[kind].allowed for kind in bridge})
