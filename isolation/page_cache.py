@@ -9,7 +9,7 @@ from isolation.errors import PageCacheUnreadable
 from isolation.node_memory import NodeBytes, size_text
 from isolation.page_calls import HOST_PAGES, PageCalls, file_pages
 
-_MOST_PAGES = 65536  # of a larger file that many are looked at: 0.2 % standard error at worst, in about 0.2 s
+_MOST_PAGES = 65536  # of a larger file that many are looked at: 0.2 % standard error at worst, within a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

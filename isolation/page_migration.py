@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from isolation.cpuset import NodeSet
-from isolation.errors import ForeignProcess, ProcessGone
+from isolation.errors import ForeignProcess, MemoryShort, ProcessGone
 from isolation.kernelfs import HOST_FILES, KernelFiles
 from isolation.memory_binding import check_room
 from isolation.node_memory import read_node_memory
@@ -19,7 +19,7 @@ from isolation.page_calls import HOST_PAGES, UNTOLD, PageCalls
 from isolation.process import ProcessIdentity, still
 
 _HUGE_BYTES = 2 << 20  # a transparent huge page moves as a whole, so slices end between two of them
-_RETRY_PAGES = 32
+_MOST_CALLS = 32  # for one slice: enough to find the way around two or three pinned pages
 
 
 class Ended(StrEnum):
@@ -67,6 +67,19 @@ class _Tally:
     longest_slice_s: float = 0.0
 
 
+@dataclass(slots=True, kw_only=True)
+class _Pass:
+    """One way through all pages, over as many calls as it takes."""
+
+    processes: tuple[ProcessIdentity, ...]
+    nodes: NodeSet
+    waiting: tuple[tuple[ProcessIdentity, tuple[MappedRange, ...]], ...]  #: with pages outside when it began
+    refused: tuple[str, ...]
+    outside_bytes: int  #: when it began, less what was moved since
+    stuck_bytes: int
+    told: bool = False  #: a call has reported `refused`
+
+
 class PageMigrator:
     """Moves pages of processes, and remembers where it stopped; nothing calls it unless migration is turned on.
 
@@ -88,8 +101,8 @@ class PageMigrator:
         self._clock = clock
         self._slice_bytes = max(slice_bytes, _HUGE_BYTES)
         self._proc = proc_root
+        self._pass: _Pass | None = None
         self._cursors: dict[ProcessIdentity, int] = {}
-        self._stuck_bytes = 0
 
     def migrate(
         self,
@@ -104,21 +117,25 @@ class PageMigrator:
 
         A rate is budget_bytes for each turn (`turn_budget`), taken as at least 2 MiB: a huge page moves whole. Between
         two slices `stop` is asked, the clock is read and the free memory of the nodes is checked, so that it overstays
-        by one slice. Once COMPLETE, the next call begins a new pass, from the start; for other processes or nodes, use
-        another migrator.
+        by one slice. A pass begins with reading where all pages are (10 ms for each GiB here) and ends with COMPLETE;
+        the next call then begins a new one. Processes that come or go begin a new one, too, but no page is looked at
+        twice for that.
 
         Raises MemoryShort before anything is moved if the pages outside do not fit into the nodes with a margin. A
         process that is gone has nothing left to move; one that may not be touched is told in `refused`.
         """
-        ours = frozenset(processes)
-        self._cursors = {who: at for who, at in self._cursors.items() if who in ours}
-        waiting, refused = self._survey(processes, nodes)
-        outside = add_up(mappings for _, mappings in waiting).all.outside(nodes)
-        check_room(outside, nodes, read_node_memory(files=self._files))
+        ongoing = self._resume(tuple(processes), nodes)
+        try:
+            check_room(ongoing.outside_bytes, nodes, read_node_memory(files=self._files))
+        except MemoryShort:
+            self._pass = None  # what it knows may be old
+            raise
+        refused = [] if ongoing.told else list(ongoing.refused)
+        ongoing.told = True
         budget_bytes = max(budget_bytes, _HUGE_BYTES)
         tally = _Tally(whole_bytes=budget_bytes, budget_bytes=budget_bytes, limit_s=self._clock() + limit_s, stop=stop)
         ended = Ended.COMPLETE
-        for who, mappings in waiting:
+        for who, mappings in ongoing.waiting:
             try:
                 reason = self._walk(who, mappings, nodes, tally)
             except OSError as cause:
@@ -129,11 +146,11 @@ class PageMigrator:
             if reason is not None:
                 ended = reason
                 break
-        self._stuck_bytes += tally.shared_bytes + tally.busy_bytes + tally.huge_bytes
-        stuck = self._stuck_bytes
+        ongoing.outside_bytes -= min(tally.moved_bytes, ongoing.outside_bytes)
+        ongoing.stuck_bytes += tally.shared_bytes + tally.busy_bytes + tally.huge_bytes
         if ended is Ended.COMPLETE:
+            self._pass = None
             self._cursors.clear()
-            self._stuck_bytes = 0
         return MigrationReport(
             ended=ended,
             moved_bytes=tally.moved_bytes,
@@ -141,17 +158,22 @@ class PageMigrator:
             busy_bytes=tally.busy_bytes,
             huge_bytes=tally.huge_bytes,
             vanished_bytes=tally.vanished_bytes,
-            stuck_bytes=stuck,
+            stuck_bytes=ongoing.stuck_bytes,
             refused=tuple(refused),
             slices=tally.slices,
             largest_slice_bytes=tally.largest_slice_bytes,
             longest_slice_s=tally.longest_slice_s,
         )
 
-    def _survey(
-        self, processes: Sequence[ProcessIdentity], nodes: NodeSet
-    ) -> tuple[list[tuple[ProcessIdentity, tuple[MappedRange, ...]]], list[str]]:
-        """Return who has pages outside, and why others cannot be touched."""
+    def _resume(self, processes: tuple[ProcessIdentity, ...], nodes: NodeSet) -> _Pass:
+        """Return the pass under way, or begin one."""
+        if self._pass is not None and (self._pass.processes, self._pass.nodes) == (processes, nodes):
+            return self._pass
+        stuck = 0
+        if self._pass is None or self._pass.nodes != nodes:
+            self._cursors.clear()
+        else:
+            stuck = self._pass.stuck_bytes
         waiting, refused = [], []
         for who in processes:
             if not still(who, files=self._files, proc_root=self._proc):
@@ -165,7 +187,15 @@ class PageMigrator:
                 continue
             if outside := outside_mappings(mappings or (), nodes):
                 waiting.append((who, outside))
-        return waiting, refused
+        self._pass = _Pass(
+            processes=processes,
+            nodes=nodes,
+            waiting=tuple(waiting),
+            refused=tuple(refused),
+            outside_bytes=add_up(mappings for _, mappings in waiting).all.outside(nodes),
+            stuck_bytes=stuck,
+        )
+        return self._pass
 
     def _walk(
         self, who: ProcessIdentity, mappings: tuple[MappedRange, ...], nodes: NodeSet, tally: _Tally
@@ -177,7 +207,6 @@ class PageMigrator:
             address = max(one.start, cursor)
             if one.page_bytes > tally.whole_bytes and address < one.end:
                 tally.huge_bytes += expected
-                self._cursors[who] = one.end
                 continue
             while address < one.end and expected > 0:
                 self._cursors[who] = address
@@ -221,12 +250,9 @@ class PageMigrator:
             return 0
         page_bytes = ahead.step
         size = len(outside) * page_bytes
+        tally.largest_slice_bytes = max(tally.largest_slice_bytes, size)
         tally.budget_bytes -= size
-        told = dict(self._ask(who, outside, node, page_bytes, tally))
-        if again := [address for address in outside if told[address] == UNTOLD]:
-            # The kernel gives up at the first page that it cannot move, without a word about those behind it.
-            for first in range(0, len(again), _RETRY_PAGES):
-                told.update(self._ask(who, again[first : first + _RETRY_PAGES], node, page_bytes, tally))
+        told = self._ask_until_told(who, outside, nodes, node, tally)
         after = self._pages.locate(who.pid, outside)
         for address, found in zip(outside, after, strict=True):
             if found < 0:
@@ -239,15 +265,31 @@ class PageMigrator:
                 tally.busy_bytes += page_bytes
         return size
 
-    def _ask(
-        self, who: ProcessIdentity, addresses: Sequence[int], node: int, page_bytes: int, tally: _Tally
-    ) -> Iterator[tuple[int, int]]:
-        begun_s = self._clock()
-        told = self._pages.move(who.pid, addresses, node)
-        tally.slices += 1
-        tally.largest_slice_bytes = max(tally.largest_slice_bytes, len(addresses) * page_bytes)
-        tally.longest_slice_s = max(tally.longest_slice_s, self._clock() - begun_s)
-        return zip(addresses, told, strict=True)
+    def _ask_until_told(
+        self, who: ProcessIdentity, outside: Sequence[int], nodes: NodeSet, node: int, tally: _Tally
+    ) -> dict[int, int]:
+        """Ask for the pages, and again by halves for those of which the kernel has said nothing and done nothing.
+
+        It gives up at the first that it cannot move, without a word about those behind: one pinned page would hold up
+        the rest for ever.
+        """
+        told = dict.fromkeys(outside, UNTOLD)
+        groups = [outside]
+        calls = 0
+        while groups and calls < _MOST_CALLS:
+            group = groups.pop(0)
+            begun_s = self._clock()
+            told.update(zip(group, self._pages.move(who.pid, group, node), strict=True))
+            tally.longest_slice_s = max(tally.longest_slice_s, self._clock() - begun_s)
+            calls += 1
+            untold = [address for address in group if told[address] == UNTOLD]
+            found = self._pages.locate(who.pid, untold) if untold else ()
+            left = [address for address, now in zip(untold, found, strict=True) if now >= 0 and now not in nodes]
+            if len(group) > 1:
+                half = -(-len(left) // 2)
+                groups += [part for part in (left[:half], left[half:]) if part]
+        tally.slices += calls
+        return told
 
 
 _END = 1 << 64  # behind every address
@@ -262,7 +304,7 @@ def _refusal(who: ProcessIdentity, nodes: NodeSet, cause: OSError) -> str:
     subject = f"pages of process {who.pid} ({who.comm!r})"
     match cause.errno:
         case errno.EACCES:
-            return f"{subject} cannot be moved to node {nodes}: its cpuset allows none of that; widen cpuset.mems first"
+            return f"{subject} cannot be moved to node {nodes}: its cpuset lacks it; widen cpuset.mems first"
         case errno.EPERM:
             return f"{subject} may not be moved by this user, or a system call filter forbids it; run as root"
         case errno.ENOSYS:

@@ -52,6 +52,8 @@ class FakeMemory:
     numa: bool = True
     spaces: dict[int, FakeSpace] = field(default_factory=dict)
     moves: list[int] = field(default_factory=list)  #: pages asked for, by call
+    reads: list[str] = field(default_factory=list)
+    looks: int = 0  #: pages asked after
     at_move: dict[int, Callable[[], object]] = field(default_factory=dict)  #: happens before the n-th call, from 1
 
     def spawn(self, *ranges: FakeRange, mems: str = "0-1") -> ProcessIdentity:
@@ -60,6 +62,7 @@ class FakeMemory:
         return ProcessIdentity(pid=pid, starttime_ticks=7, uid=0, comm="fake", boot_id=_BOOT)
 
     def read(self, path: str) -> str:
+        self.reads.append(path)
         match path.split("/")[1:]:
             case ["proc", "sys", *_]:
                 return _BOOT
@@ -86,6 +89,7 @@ class FakeMemory:
         raise self._error(errno.EROFS, path)
 
     def locate(self, pid: int, addresses: Sequence[int]) -> Sequence[int]:
+        self.looks += len(addresses)
         space = self._space(pid)
         found = (self._find(space, address) for address in addresses)
         return [-errno.EFAULT if one is None else _told(one[0].nodes[one[1]]) for one in found]

@@ -105,6 +105,16 @@ def test_free_memory_counts_clean_inactive_file_pages_and_no_active_ones(tmp_pat
     assert NodeMemory(node=0, total_bytes=1 << 40, free_bytes=0).margin_bytes == 32 << 30
 
 
+def test_more_dirty_pages_than_inactive_ones_take_nothing_from_what_is_free(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    told = {"MemTotal": 1000, "MemFree": 100, "Inactive(file)": 50, "Dirty": 70}
+    (tmp_path / "proc/meminfo").write_text("".join(f"{name}: {value} kB\n" for name, value in told.items()))
+
+    (found,) = read_node_memory(root=str(tmp_path))
+
+    assert found.free_bytes == 100 << 10
+
+
 def test_real_memory_of_a_kernel_without_node_folders_is_node_0(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text(Path("/proc/meminfo").read_text())
@@ -149,10 +159,13 @@ def test_real_large_files_of_a_process_are_named_the_largest_first(tmp_path: Pat
         with mmap.mmap(one.fileno(), 0, prot=mmap.PROT_READ), mmap.mmap(two.fileno(), 0, prot=mmap.PROT_READ):
             found = mapped_files(os.getpid(), at_least_bytes=1 << 20)
             few = mapped_files(os.getpid(), at_least_bytes=(3 << 20) + 1)
+            small.unlink()
+            left = mapped_files(os.getpid(), at_least_bytes=1 << 20)
         mine = [one for one in found if one.path.startswith(str(tmp_path))]
 
     assert [(one.path, one.mapped_bytes) for one in mine] == [(str(large), 3 << 20), (str(small), 1 << 20)]
     assert Path(mine[0].reachable_path).read_bytes() == large.read_bytes()
     assert not {one.path for one in few} & {str(small), str(large)}
+    assert [one.path for one in left if one.path.startswith(str(tmp_path))] == [str(large)]
     with pytest.raises(ProcessGone):
         mapped_files(999_999_999)

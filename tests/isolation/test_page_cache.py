@@ -92,6 +92,17 @@ def test_a_part_that_was_read_is_cached_and_looking_does_not_make_it_more(file: 
     assert str(sampled).endswith("12.0 MiB not at all (estimated from 12.5% of its pages)")
 
 
+def test_looking_at_what_was_read_ahead_reads_no_further_ahead(file: Path) -> None:
+    drop(file)
+    with file.open("rb", buffering=0) as opened:
+        for _ in range(16):
+            opened.read(16384)
+    first, second = read_file_cache(str(file)), read_file_cache(str(file))
+
+    assert second == first
+    assert _MIB // 4 <= first.cached.total_bytes < 16 * _MIB
+
+
 def test_pages_are_told_apart_by_node_and_unknown_ones_stay_unknown(file: Path) -> None:
     found = read_file_cache(str(file), calls=Nodes(0, 1, 1, -errno.EFAULT))
 

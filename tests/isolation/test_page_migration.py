@@ -124,6 +124,39 @@ def test_shared_busy_and_pinned_pages_stay_are_told_apart_and_hold_up_nobody() -
     assert nodes_of(kernel, who).count(0) == 102
 
 
+def test_pages_behind_one_at_which_the_kernel_gave_up_are_moved_all_the_same() -> None:
+    kernel = FakeMemory()
+    odd = private(_PAGES_2M)
+    odd.pinned, odd.busy = frozenset([10]), frozenset([20])
+    who = kernel.spawn(odd)
+
+    report = migrator(kernel).migrate([who], _ONE, budget_bytes=64 * _MIB)
+
+    assert (report.moved_bytes, report.busy_bytes) == (510 * 4096, 2 * 4096)
+    assert nodes_of(kernel, who).count(0) == 2
+    assert report.slices == 4  # all; two halves of those left; the pinned one alone
+
+
+def test_pages_of_which_none_can_be_moved_cost_a_bounded_number_of_calls() -> None:
+    kernel = FakeMemory()
+    odd = private(_PAGES_2M)
+    odd.pinned = frozenset(range(512))
+
+    report = migrator(kernel).migrate([kernel.spawn(odd)], _ONE, budget_bytes=64 * _MIB)
+
+    assert (report.moved_bytes, report.busy_bytes, report.slices) == (0, 2 * _MIB, 32)
+
+
+def test_a_large_reservation_with_few_pages_is_not_searched_to_its_end() -> None:
+    kernel = FakeMemory()
+    who = kernel.spawn(FakeRange(start=_START, nodes=[None, 0, *[None] * 100_000]))
+
+    report = migrator(kernel).migrate([who], _ONE, budget_bytes=64 * _MIB)
+
+    assert (report.ended, report.moved_bytes) == (Ended.COMPLETE, 4096)
+    assert kernel.looks == 1024 + 1
+
+
 def test_stuck_pages_add_up_over_the_calls_of_a_pass_and_begin_anew_after_it() -> None:
     kernel = FakeMemory()
     who = kernel.spawn(private(4 * _PAGES_2M, shared=range(0, 2048, 2)))
@@ -134,6 +167,35 @@ def test_stuck_pages_add_up_over_the_calls_of_a_pass_and_begin_anew_after_it() -
 
     assert [amount // _MIB for amount in stuck] == [1, 2, 3, 4]
     assert (again.ended, again.moved_bytes, again.stuck_bytes) == (Ended.COMPLETE, 0, 4 * _MIB)
+
+
+def test_a_pass_reads_where_pages_are_once_and_a_child_or_another_node_begins_anew() -> None:
+    kernel = FakeMemory()
+    who = kernel.spawn(private(8 * _PAGES_2M, shared=range(_PAGES_2M)))
+    one = migrator(kernel)
+
+    one.migrate([who], _ONE, budget_bytes=4 * _MIB)
+    one.migrate([who], _ONE, budget_bytes=4 * _MIB)
+    reads = kernel.reads.count(f"/proc/{who.pid}/numa_maps")
+    child = kernel.spawn(private(4))
+    last = one.migrate([who, child], _ONE, budget_bytes=64 * _MIB)
+    back = one.migrate([who, child], NodeSet.parse("0"), budget_bytes=64 * _MIB)
+
+    assert reads == 1
+    assert (last.ended, last.moved_bytes, last.stuck_bytes) == (Ended.COMPLETE, 8 * _MIB + 4 * 4096, 2 * _MIB)
+    assert (back.ended, back.moved_bytes) == (Ended.COMPLETE, 14 * _MIB + 4 * 4096)
+
+
+def test_going_to_another_node_in_the_middle_of_a_pass_looks_at_all_pages() -> None:
+    kernel = FakeMemory()
+    who = kernel.spawn(private(4 * _PAGES_2M))
+    one = migrator(kernel)
+
+    one.migrate([who], _ONE, budget_bytes=4 * _MIB)
+    back = one.migrate([who], NodeSet.parse("0"), budget_bytes=64 * _MIB)
+
+    assert (back.ended, back.moved_bytes) == (Ended.COMPLETE, 4 * _MIB)
+    assert nodes_of(kernel, who) == [0] * 4 * _PAGES_2M
 
 
 def test_a_page_larger_than_the_budget_is_left_and_said_so_and_hides_nothing_behind_it() -> None:
@@ -195,7 +257,7 @@ def test_who_may_not_be_touched_is_named_with_the_reason_and_others_move() -> No
 
     assert (report.ended, report.moved_bytes) == (Ended.COMPLETE, 4 * 4096)
     assert f"process {denied.pid} ('fake') may not be moved by this user" in report.refused[0]
-    assert f"process {confined.pid} ('fake') cannot be moved to node 1: its cpuset allows none" in report.refused[1]
+    assert f"process {confined.pid} ('fake') cannot be moved to node 1: its cpuset lacks it" in report.refused[1]
 
 
 def test_fault_60_nothing_moves_to_a_node_without_room() -> None:
@@ -208,6 +270,20 @@ def test_fault_60_nothing_moves_to_a_node_without_room() -> None:
         migrator(kernel).migrate([who], _ONE, budget_bytes=64 * _MIB)
 
     assert kernel.moves == []
+
+
+def test_fault_60_after_a_refusal_pages_that_were_freed_no_longer_count() -> None:
+    kernel = FakeMemory()
+    who = kernel.spawn(private(4 * _PAGES_2M), private(8 * _PAGES_2M, start=1 << 40))
+    one = migrator(kernel)
+    one.migrate([who], _ONE, budget_bytes=4 * _MIB)
+    kernel.free_bytes[1] = 262 * _MIB
+
+    with pytest.raises(MemoryShort, match=r"20\.0 MiB more"):
+        one.migrate([who], _ONE, budget_bytes=4 * _MIB)
+    del kernel.spaces[who.pid].ranges[1]
+
+    assert one.migrate([who], _ONE, budget_bytes=4 * _MIB).moved_bytes == 4 * _MIB
 
 
 def test_fault_60_it_stops_when_the_node_fills_up_meanwhile() -> None:

@@ -123,7 +123,7 @@ def test_a_cpuset_without_the_node_refuses_and_the_report_says_what_to_do(group:
         report = PageMigrator().migrate([who(process.pid)], _ONE, budget_bytes=64 * _MIB, limit_s=_EVER_S)
 
     assert (report.ended, report.moved_bytes) == (Ended.COMPLETE, 0)
-    assert "its cpuset allows none of that; widen cpuset.mems first" in report.refused[0]
+    assert "its cpuset lacks it; widen cpuset.mems first" in report.refused[0]
 
 
 def test_fault_60_nothing_is_bound_or_migrated_to_a_node_that_is_nearly_full(group: Path) -> None:
