@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def drop(path: Path) -> None:
         pytest.skip("the file system of the temporary folder keeps its pages (tmpfs)")
 
 
+def wait_until_settled(path: Path) -> None:
+    """Wait until what the kernel began to read ahead has arrived; it counts as cached only then."""
+    with file_pages(str(path), HOST_PAGES) as pages:
+        before = -1
+        while (now := sum(pages.cached(range(pages.pages)))) != before:
+            before = now
+            time.sleep(0.1)
+
+
 def read_bytes_of_this_process() -> int:
     told = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(told["read_bytes"])
@@ -97,6 +107,7 @@ def test_looking_at_what_was_read_ahead_reads_no_further_ahead(file: Path) -> No
     with file.open("rb", buffering=0) as opened:
         for _ in range(16):
             opened.read(16384)
+    wait_until_settled(file)
     first, second = read_file_cache(str(file)), read_file_cache(str(file))
 
     assert second == first
