@@ -45,29 +45,10 @@ class Suite(NamedTuple):
 _DAEMON = ("tests/scheduler/test_daemon.py", "tests/scheduler/test_bad_input.py")
 _RESCTRL = ("tests/isolation/test_resctrl_contract.py", "tests/vm/test_check.py")
 
+#: Two machines run beside each other, so what needs no resctrl runs on the one without: about half of the time each.
 #: Neighbours with the same way to mount resctrl share a mount.
 SUITES = (
-    Suite(
-        "cpuset rules, enforcer and host kernel on cgroup v2",
-        (
-            "tests/isolation/test_cpuset_contract.py",
-            "tests/isolation/test_enforcer_real.py",
-            "tests/isolation/test_group_faults.py",
-            "tests/isolation/test_host_kernel.py",
-        ),
-    ),
-    Suite(
-        "memory: binding, migration, page cache on 2 NUMA nodes",
-        (
-            "tests/isolation/test_page_calls_contract.py",
-            "tests/isolation/test_page_cache.py",
-            "tests/vm/test_memory.py",
-        ),
-        "not estimate",
-    ),
     Suite("resctrl rules and groups", _RESCTRL),
-    Suite("enabling cpuset for everybody", ("tests/vm/test_delegation.py",)),
-    Suite("CPUs that go offline: cgroup v2, v1, affinity", ("tests/vm/test_hotplug.py",)),
     Suite(
         "placements from end to end, 2 NUMA nodes, cache ways",
         ("tests/vm/test_place.py", "tests/vm/test_full_placement.py"),
@@ -78,21 +59,40 @@ SUITES = (
         "(every_thread or graceful_stop) and cgroup or preview or bad_pids or ends_its_placement or stale_etag"
         " or names_and_pids or same_request",
     ),
+    Suite("resctrl rules and groups with CDP", _RESCTRL, "real or check", Resctrl.CDP),
+    Suite("a placement with CDP", ("tests/vm/test_full_placement.py",), "ways_mems", Resctrl.CDP),
+    Suite("resctrl rules and groups with MBps", _RESCTRL, "real or check", Resctrl.MBPS),
+    Suite("check without RDT", ("tests/vm/test_check.py",), "", Resctrl.ABSENT),
+    Suite(
+        "cpuset rules, enforcer and host kernel on cgroup v2",
+        (
+            "tests/isolation/test_cpuset_contract.py",
+            "tests/isolation/test_enforcer_real.py",
+            "tests/isolation/test_group_faults.py",
+            "tests/isolation/test_host_kernel.py",
+        ),
+        "",
+        Resctrl.ABSENT,
+    ),
+    Suite("enabling cpuset for everybody", ("tests/vm/test_delegation.py",), "", Resctrl.ABSENT),
+    Suite(
+        "memory: binding, migration, page cache on 2 NUMA nodes",
+        (
+            "tests/isolation/test_page_calls_contract.py",
+            "tests/isolation/test_page_cache.py",
+            "tests/vm/test_memory.py",
+        ),
+        "not estimate",
+        Resctrl.ABSENT,
+    ),
+    Suite("the daemon without RDT", _DAEMON, "every_thread and cgroup or preview", Resctrl.ABSENT),
+    Suite("CPUs that go offline: cgroup v2, v1, affinity", ("tests/vm/test_hotplug.py",), "", Resctrl.ABSENT),
     Suite(
         "units of a real systemd",
         ("tests/isolation/test_systemd_contract.py", "tests/vm/test_systemd.py"),
         "real or placed",
-    ),
-    Suite("resctrl rules and groups with CDP", _RESCTRL, "real or check", Resctrl.CDP),
-    Suite("a placement with CDP", ("tests/vm/test_full_placement.py",), "ways_mems", Resctrl.CDP),
-    Suite("resctrl rules and groups with MBps", _RESCTRL, "real or check", Resctrl.MBPS),
-    Suite(
-        "check and enforcer without RDT",
-        ("tests/vm/test_check.py", "tests/isolation/test_enforcer_real.py"),
-        "",
         Resctrl.ABSENT,
     ),
-    Suite("the daemon without RDT", _DAEMON, "every_thread and cgroup or preview", Resctrl.ABSENT),
 )
 
 
