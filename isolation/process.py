@@ -14,6 +14,10 @@ _KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
 _EXITING = 0x00000004  # PF_EXITING: already out of its cgroup, not yet a zombie
 _LARGEST_PID = 4 * 1024 * 1024  # PID_MAX_LIMIT of 64-bit kernels
 _DEAD = frozenset("ZXx")
+#: Service managers and container runtimes by comm, which the kernel cuts to 15 characters.
+_PARENTS_OF_OTHERS = frozenset(
+    {"systemd", "kubelet", "dockerd", "containerd", "containerd-shim", "crio", "conmon", "lxc-start", "runsv"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +151,12 @@ def identify(
     files: KernelFiles = HOST_FILES,
     proc_root: str = "/proc",
     own_pid: int | None = None,
-    any_namespace: bool = False,
+    named: bool = True,
 ) -> ProcessIdentity:
     """Return who the pid is, or raise one of the ProcessRefused family saying why we keep away from it.
 
-    allowed_uids None = any user. any_namespace = it was found in a cgroup and not named, so that its number is ours.
+    allowed_uids None = any user. named = by a user; False = it was found in a cgroup, so that its
+    number is ours and it is no parent of more than the group.
     """
     own = os.getpid() if own_pid is None else own_pid
     largest = _pid_max(files, proc_root)
@@ -175,10 +180,8 @@ def identify(
     if int(status["Tgid"]) != pid:
         raise ProcessRefused(f"{who} is a thread of process {status['Tgid']}; name that process", pid=pid)
     _refuse_foreign(pid, who, status, allowed_uids)
-    if not any_namespace and len(status.get("NSpid", "").split()) > 1:
-        raise ForeignProcess(
-            f"{who} lives in another pid namespace (a container); place its cgroup_path instead", pid=pid
-        )
+    if named:
+        _refuse_by_number(stat, who, status)
     again = read_stat(pid, files=files, proc_root=proc_root)
     if again is None or again.starttime_ticks != stat.starttime_ticks:
         raise gone
@@ -255,6 +258,18 @@ def _parents(files: KernelFiles, proc_root: str) -> dict[int, int]:
         read_stat(int(name), files=files, proc_root=proc_root) for name in files.folders(proc_root) if name.isdecimal()
     )
     return {stat.pid: stat.ppid for stat in stats if stat is not None}
+
+
+def _refuse_by_number(stat: Stat, who: str, status: dict[str, str]) -> None:
+    if stat.comm in _PARENTS_OF_OTHERS:
+        raise ReservedProcess(
+            f"{who} starts and keeps the processes of others; place one that it has started, or its cgroup",
+            pid=stat.pid,
+        )
+    if len(status.get("NSpid", "").split()) > 1:
+        raise ForeignProcess(
+            f"{who} lives in another pid namespace (a container); place its cgroup_path instead", pid=stat.pid
+        )
 
 
 def _refuse_foreign(pid: int, who: str, status: dict[str, str], allowed_uids: frozenset[int] | None) -> None:

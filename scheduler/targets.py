@@ -41,7 +41,7 @@ class Targets:
         """
         for pid in self._enforcer.processes_in(cgroup_path):
             try:
-                identify(pid, allowed_uids=self._allowed_uids, files=self._files, any_namespace=True)
+                identify(pid, allowed_uids=self._allowed_uids, files=self._files, named=False)
             except ProcessGone:
                 continue
 

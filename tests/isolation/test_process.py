@@ -76,6 +76,16 @@ def test_fault_27_init_ourselves_and_our_ancestors_are_refused_but_not_our_child
     assert who(kernel, child, own=daemon).pid == child
 
 
+@pytest.mark.parametrize("comm", ["systemd", "containerd-shim", "conmon"])
+def test_fault_27_who_keeps_the_processes_of_others_is_refused_by_number(comm: str) -> None:
+    kernel = FakeKernel()
+    pid = kernel.spawn(comm=comm)
+
+    with pytest.raises(ReservedProcess, match="place one that it has started, or its cgroup"):
+        who(kernel, pid)
+    assert identify(pid, allowed_uids=None, files=kernel, own_pid=99, named=False).comm == comm
+
+
 def test_fault_29_another_users_process_is_refused_with_the_option_that_allows_it() -> None:
     kernel = FakeKernel()
     pid = kernel.spawn(uid=1000, comm="db")
@@ -98,7 +108,7 @@ def test_fault_30_a_process_of_another_pid_namespace_may_be_found_in_a_cgroup() 
     kernel = FakeKernel()
     pid = kernel.spawn(namespaces=2)
 
-    assert identify(pid, allowed_uids=None, files=kernel, own_pid=99, any_namespace=True).pid == pid
+    assert identify(pid, allowed_uids=None, files=kernel, own_pid=99, named=False).pid == pid
 
 
 def test_fault_35_a_process_stays_itself_over_exec_and_setuid_but_the_policy_looks_anew() -> None:

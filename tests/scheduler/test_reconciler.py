@@ -306,3 +306,71 @@ def test_only_the_newest_released_placements_are_kept(desk: Desk) -> None:
 
     assert view.KEPT_RELEASED == len(desk.journal.entries()) == len(desk.viewer.current().placements)
     assert "RELEASED" == desk.stored("new") == desk.state("new")
+
+
+# --- groups and threads that others change (faults 34, 36, 37, 42) --------------------------------
+
+
+def test_fault_34_a_workload_that_moves_itself_is_moved_back_once_and_then_left_alone(cgroups: Desk) -> None:
+    pid = cgroups.kernel.spawn(threads=2)
+    cgroups.place("web", pid)
+    placed = cgroups.cpus(pid)
+    back = []
+    for _ in range(2):
+        cgroups.kernel.write(f"{cgroups.kernel.mount}/cgroup.procs", str(pid))
+        cgroups.reconciler.reconcile()
+        back.append(cgroups.cpus(pid) == placed)
+
+    assert back == [True, False]
+    assert cgroups.state("web") == "CONTESTED"
+    assert cgroups.kinds("web") == ["placed", "drift", "contested"]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_fault_42_a_value_that_is_reset_is_written_again_once_and_then_left_alone(tmp_path: Path, version: int) -> None:
+    desk = Desk(tmp_path, version=version)
+    desk.group("/app")
+    pid = desk.kernel.spawn(group="/app")
+    placed = str(desk.place("web", cgroup_path="/app").decision.cpus)
+    again = []
+    for _ in range(2):
+        desk.kernel.groups["/app"].cpus = CpuSet.parse("0-1")  # as daemon-reload does
+        desk.reconciler.reconcile()
+        again.append(str(desk.kernel.groups["/app"].cpus))
+
+    assert again == [placed, "0-1"]
+    assert desk.state("web") == "CONTESTED"
+    assert desk.cpus(pid) == {"0-1"}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_fault_36_a_group_that_vanished_ends_its_placement(tmp_path: Path, version: int) -> None:
+    desk = Desk(tmp_path, version=version)
+    desk.group("/app")
+    desk.place("web", cgroup_path="/app")
+    del desk.kernel.groups["/app"]
+    desk.reconciler.reconcile()
+
+    assert desk.state("web") == "RELEASED"
+    assert desk.kinds("web") == ["placed", "gone"]
+    assert len(desk.viewer.current().ledger.residents) == 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_fault_37_a_group_made_anew_ends_the_placement_and_can_be_placed_itself(
+    tmp_path: Path,
+    restarted: bool,  # noqa: FBT001
+) -> None:
+    desk = Desk(tmp_path)
+    desk.group("/app")
+    desk.place("web", cgroup_path="/app")
+    del desk.kernel.groups["/app"]
+    desk.group("/app", "0-1")
+    if restarted:
+        desk.restart()
+    desk.reconciler.reconcile()
+
+    assert desk.state("web") == "RELEASED"
+    assert desk.kinds("web") == ["placed", "recovered" if restarted else "gone"]
+    assert str(desk.kernel.groups["/app"].cpus) == "0-1"
+    assert desk.place("next", cgroup_path="/app", request_id="another").state == "ACTIVE"
