@@ -7,6 +7,9 @@ Lines, all with "t" = CLOCK_MONOTONIC in seconds when it happened:
     {"t": 1.62, "event": "token"}                              one token came out
     {"t": 2.62, "event": "tool", "seconds": 1.0}               a tool call ended
     {"t": 2.63, "event": "kv", "bytes": 1048576}               size of the KV cache now
+    {"t": 2.64, "event": "usage", "tokens": 64}                tokens of the turn that ended, as the server counts them
+A token line may say "tokens": 3 when that many came out at once. Several agents, or several requests at a time, in one
+file: every event line says "stream": 0, 1, ... so that their tokens are not taken for one stream.
 Writers need nothing of ours: appending such lines is enough. A file, not a pipe: nobody blocks when nobody reads.
 """
 
@@ -22,6 +25,8 @@ from pathlib import Path
 
 ENVIRONMENT = "COTENANT_PROGRESS"
 _LINE_LIMIT_BYTES = 4096
+_STREAM_LIMIT = 1_000_000
+MOST_TOKENS_AT_ONCE = 1024
 
 
 class ProgressWriter:
@@ -65,6 +70,7 @@ class ProgressEvent:
     tokens: float = math.nan
     seconds: float = math.nan
     bytes: float = math.nan
+    stream: int = 0  #: which of several agents or requests
 
 
 class ProgressLog:
@@ -75,7 +81,7 @@ class ProgressLog:
         self._offset = 0
         self._times_s: list[float] = []
         self._work: list[float] = []
-        self._tokens = 0
+        self._tokens = 0.0
         self.events: list[ProgressEvent] = []
         self.malformed_lines = 0
 
@@ -126,13 +132,17 @@ class ProgressLog:
         kind = record.get("event")
         if kind is None:
             return "work" in numbers and self._append(t_s, numbers["work"])
-        if not isinstance(kind, str):
-            return False
+        return isinstance(kind, str) and self._take_event(t_s, kind, numbers)
+
+    def _take_event(self, t_s: float, kind: str, numbers: dict[str, float]) -> bool:
         known = {name: numbers[name] for name in ("tokens", "seconds", "bytes") if name in numbers}
-        self.events.append(ProgressEvent(t_s, kind, **known))
+        stream, tokens = numbers.get("stream", 0.0), known.get("tokens", 1.0)
+        if not 0 <= stream < _STREAM_LIMIT or (kind == "token" and not 0 < tokens <= MOST_TOKENS_AT_ONCE):
+            return False
+        self.events.append(ProgressEvent(t_s, kind, stream=int(stream), **known))
         if kind == "token":  # tokens are the work of a workload that reports no other
-            self._tokens += 1
-            self._append(t_s, float(self._tokens))
+            self._tokens += tokens
+            self._append(t_s, self._tokens)
         return True
 
     def _append(self, t_s: float, work: float) -> bool:

@@ -81,9 +81,11 @@ PROFILE_FEATURES: dict[str, tuple[float, float]] = {
     "cache_pressure_ratio": (0.0, 2.0),  # reporter's loss beside it / beside full pressure
     "cache_sensitivity_sf": (0.2, 100.0),  # own slowdown beside full pressure on another CPU, same LLC
     "ttft_s": (0.0, 1e5),  # median
+    "ttft_p99_s": (0.0, 1e5),
     "tbt_s": (0.0, 1e5),  # median
     "tbt_p99_s": (0.0, 1e5),
     "ttlt_s": (0.0, 1e6),  # median
+    "ttlt_p99_s": (0.0, 1e6),
     "decode_tokens_per_s": (0.0, 1e7),
     "prefill_tokens_per_s": (0.0, 1e8),
     "burstiness_index": (0.0, 1e4),
