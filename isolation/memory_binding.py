@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -55,6 +55,7 @@ def decide_binding(
     *,
     migration_bytes_per_s: int | None = None,
     stuck_bytes: int = 0,
+    refused: Sequence[str] = (),
 ) -> BindingDecision:
     """Decide what to do before cpuset.mems is set to `nodes` on cgroup v2.
 
@@ -65,40 +66,43 @@ def decide_binding(
     2. The pages outside do not fit into the wished nodes with a margin: LEAVE, whatever the budget.
     3. At most 64 MiB are outside: BIND.
     4. Migration is off (`migration_bytes_per_s` is None or 0): LEAVE.
-    5. A pass of migration is through and so much could not be moved (`stuck_bytes`) that more than 64 MiB stay
-       outside: LEAVE, or the workload would be migrated for ever.
+    5. Migration was tried and may not touch a process (`refused`), or a pass is through and more than 64 MiB of it
+       could not be moved (`stuck_bytes`): LEAVE, or the workload would be migrated for ever.
     6. Else MIGRATE.
 
     BIND: the caller sets cpuset.mems. LEAVE: it leaves cpuset.mems as it is and puts the note into the placement.
     MIGRATE: it leaves cpuset.mems as it is (it must hold the wished nodes already, or the kernel refuses), calls
-    `PageMigrator.migrate` each turn, and asks again with fresh values and the report's `stuck_bytes` when a pass is
-    complete. It asks only before it changes cpuset.mems: a workload bound already stays so when its node fills up.
+    `PageMigrator.migrate` each turn, and asks again with fresh values and the report's `stuck_bytes` and `refused`
+    when a pass is complete. It asks only before it changes cpuset.mems: a workload bound already stays so when its
+    node fills up.
     """
     if pages is None:
         return BindingDecision(step=BindingStep.BIND)
     outside = pages.outside(nodes)
     where = f"{size_text(outside)} of its memory are outside node {nodes} ({pages})"
+    why: str | None = None
     try:
         check_room(outside, nodes, memory)
     except MemoryShort as short:
-        return BindingDecision(step=BindingStep.LEAVE, note=f"not bound to its memory nodes: {short}")
-    if outside <= AT_ONCE_BYTES:
+        why = str(short)
+    if why is None and outside <= AT_ONCE_BYTES:
         return BindingDecision(step=BindingStep.BIND)
+    if why is None and migration_bytes_per_s and not refused and stuck_bytes <= AT_ONCE_BYTES:
+        seconds = outside / migration_bytes_per_s
+        return BindingDecision(
+            step=BindingStep.MIGRATE,
+            note=f"{where}; they are moved at {size_text(migration_bytes_per_s)}/s, which takes about {seconds:.0f} s,"
+            " and it is bound then",
+        )
+    if why is None:
+        why = f"{where}, {_hindrance(migration_bytes_per_s, stuck_bytes, refused)}"
+    return BindingDecision(step=BindingStep.LEAVE, note=f"not bound to its memory nodes: {why}")
+
+
+def _hindrance(migration_bytes_per_s: int | None, stuck_bytes: int, refused: Sequence[str]) -> str:
+    """Say why they are not migrated."""
     if not migration_bytes_per_s:
-        return BindingDecision(
-            step=BindingStep.LEAVE,
-            note=f"not bound to its memory nodes: {where}, binding would move them at once and hold it up meanwhile;"
-            " allow migration, or restart it under its placement",
-        )
-    if stuck_bytes > AT_ONCE_BYTES:
-        return BindingDecision(
-            step=BindingStep.LEAVE,
-            note=f"not bound to its memory nodes: {where}, and {size_text(stuck_bytes)} could not be migrated"
-            " (shared with other processes, or in use by the kernel)",
-        )
-    seconds = outside / migration_bytes_per_s
-    return BindingDecision(
-        step=BindingStep.MIGRATE,
-        note=f"{where}; they are moved at {size_text(migration_bytes_per_s)}/s, which takes about {seconds:.0f} s,"
-        " and it is bound then",
-    )
+        return "binding would move them at once and hold it up meanwhile; allow migration, or restart it under its placement"
+    if refused:
+        return f"and migration was refused: {'; '.join(refused)}"
+    return f"and {size_text(stuck_bytes)} could not be migrated (shared with other processes, or in use by the kernel)"

@@ -88,5 +88,15 @@ def test_what_migration_could_not_move_ends_it() -> None:
     assert "700.0 MiB could not be migrated" in stuck.note
 
 
+def test_a_process_that_may_not_be_touched_ends_migration_with_its_reason() -> None:
+    pages = NodeBytes.of({0: _GIB})
+    found = decide_binding(
+        pages, _ONE, memory(0, 2 * _GIB), migration_bytes_per_s=_MIB, refused=("pages of process 7 may not be moved",)
+    )
+
+    assert found.step is BindingStep.LEAVE
+    assert found.note.endswith("and migration was refused: pages of process 7 may not be moved")
+
+
 def test_without_numa_there_is_nothing_to_move() -> None:
     assert decide_binding(None, NodeSet.parse("0"), ()) == BindingDecision(step=BindingStep.BIND)
