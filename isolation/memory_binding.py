@@ -102,7 +102,7 @@ def decide_binding(
 def _hindrance(migration_bytes_per_s: int | None, stuck_bytes: int, refused: Sequence[str]) -> str:
     """Say why they are not migrated."""
     if not migration_bytes_per_s:
-        return "binding would move them at once and hold it up meanwhile; allow migration, or restart it under its placement"
+        return "binding would move them at once and hold it up meanwhile; allow migration, or restart it as placed"
     if refused:
         return f"and migration was refused: {'; '.join(refused)}"
     return f"and {size_text(stuck_bytes)} could not be migrated (shared with other processes, or in use by the kernel)"
