@@ -74,6 +74,7 @@ class FakeSystemd:
         self.units: dict[str, FakeUnit] = {}
         self.calls: list[str] = []  # methods that were called, in order
         self.deaf: set[str] = set()  # methods that are never answered
+        self.read_only = False  # it refuses to set properties
         self.idle = False  # properties are taken, files never written
         self._bus = bus
         self._stop = threading.Event()
@@ -175,6 +176,8 @@ class FakeSystemd:
         assert runtime is True
         if name not in self.units:
             raise _no_unit(f"Unit {name} not found.")
+        if self.read_only:
+            raise _error("org.freedesktop.DBus.Error.FileSystem", "Read-only file system")
         for key, (signature, value) in properties:
             assert signature == "ay"
             kind = {"AllowedCPUs": "cpus", "AllowedMemoryNodes": "mems"}[key]
@@ -233,6 +236,10 @@ def _mask(ids: IdSet) -> bytes:
 
 
 def _no_unit(text: str) -> DBusErrorResponse:
+    return _error(f"{_SYSTEMD}.NoSuchUnit", text)
+
+
+def _error(name: str, text: str) -> DBusErrorResponse:
     error = DBusErrorResponse.__new__(DBusErrorResponse)
-    error.name, error.data = f"{_SYSTEMD}.NoSuchUnit", (text,)
+    error.name, error.data = name, (text,)
     return error

@@ -188,6 +188,15 @@ def test_what_cannot_be_restored_is_told(bench: Bench) -> None:
     assert released.restored == 1
 
 
+def test_a_release_that_systemd_refuses_is_told(bench: Bench) -> None:
+    undo = bench.enforcer.snapshot("web", TARGET)
+    bench.enforcer.apply("web", TARGET, ON_01, undo)
+    bench.systemd.read_only = True
+    released = bench.enforcer.release(undo)
+
+    assert released.left_over == ("systemd refuses AllowedCPUs=0-2 of unit 'web.service': Read-only file system",)
+
+
 def test_a_unit_that_vanished_is_told(bench: Bench) -> None:
     undo = bench.enforcer.snapshot("web", TARGET)
     group = bench.systemd.units.pop("web.service").group
