@@ -20,7 +20,7 @@ from scheduler.sharing import Sharing
 T = TypeVar("T")
 
 _UNSEEN = object()
-_MOST_DERIVED = 32  # a list of candidates per size asked for, a table per newcomer's profile, a few more
+_MOST_DERIVED = 64  # a list of candidates per size asked for, a table and a share per newcomer's profile, a few more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

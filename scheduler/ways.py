@@ -93,17 +93,22 @@ def allotment_of(newcomer: Resident, ledger: Ledger, predictor: Predictor) -> Al
         return Allotment()
     if ledger.resident(newcomer.name) is not None:
         ledger = ledger.without(newcomer.name)
-    number, group = _joined(newcomer, ledger.groups)
-    tenants = dict(tenants_of(ledger))
-    pairs = []
-    for cache in caches_of(ledger):
-        if one := tenant_of(number, group, cache, ledger.peak_bytes_per_s):
-            present = tuple(other for other in tenants[cache.id] if other.number != number)
-            tenants[cache.id] = (*present, one)
-            pairs += [(cache.id, one, other) for other in present]
-            pairs += [(cache.id, other, one) for other in present]
-    gaining = _gaining(ledger, predictor) | _harmed(ledger, predictor, pairs)
-    return _apportioned(ledger, controls, tenants, gaining, [number])[number]
+
+    def make() -> Allotment:
+        number, group = _joined(newcomer, ledger.groups)
+        tenants = dict(tenants_of(ledger))
+        pairs = []
+        for cache in caches_of(ledger):
+            if one := tenant_of(number, group, cache, ledger.peak_bytes_per_s):
+                present = tuple(other for other in tenants[cache.id] if other.number != number)
+                tenants[cache.id] = (*present, one)
+                pairs += [(cache.id, one, other) for other in present]
+                pairs += [(cache.id, other, one) for other in present]
+        gaining = _gaining(ledger, predictor) | _harmed(ledger, predictor, pairs)
+        return _apportioned(ledger, controls, tenants, gaining, [number])[number]
+
+    alike = (predictor.key(newcomer.profile), newcomer.cpus, newcomer.slo, newcomer.weight)
+    return ledger.derive(("allotment", predictor, alike), make)
 
 
 def _joined(newcomer: Resident, groups: Sequence[Group]) -> tuple[int, Group]:
@@ -277,15 +282,14 @@ def _tightened(
     }
     most = max(parts.values(), default=0)
     if most > 1:
-        return limits._replace(
-            parts={key: most - 1 if parts[key] == most else limit for key, limit in limits.parts.items()}
-        )
+        return limits._replace(parts=dict.fromkeys(limits.parts, most - 1))
     capped = {
-        (one.demand.bytes_per_s, one.cpus, min(one.group.members), one.number)
+        one.number: one.demand.bytes_per_s
         for cache in caches
         for one in tenants[cache.id]
         if one.number in classes and classes[one.number].shares[cache.id].cap is not None
     }
-    if capped:
-        return limits._replace(uncapped=limits.uncapped | {one[-1] for one in sorted(capped)[:excess]})
+    if capped:  # equal demands fare equally: neither names nor arrival decide
+        least = sorted(capped.values())[:excess][-1]
+        return limits._replace(uncapped=limits.uncapped | {key for key, demand in capped.items() if demand <= least})
     return limits._replace(parts=dict.fromkeys(limits.parts, 0 if most else -1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from isolation.cpuset import CpuSet
 from isolation.resctrl_info import ResctrlInfo
 from isolation.resctrl_mask import WayMask
 from isolation.spec import CacheWays, MemoryBandwidth
@@ -102,3 +103,25 @@ def test_moves_carry_what_is_right_once_all_are_made() -> None:
     assert len(found.moves) == 2
     for name, decision in found.moves:
         assert decision.cache_ways == apportion(after, predictor())[name].cache_ways
+
+
+def test_of_a_shared_class_only_the_caches_where_it_runs_are_told() -> None:
+    ledger = Ledger(
+        topology_of(2),
+        (
+            resident("a", "0", "streaming"),
+            resident("b", "1", "small"),
+            resident("c", "2-3", "calm"),
+            resident("d", "4", "streaming"),
+        ),
+        controls=info(l3(caches=2, closids=3)),
+        peak_bytes_per_s=PEAK,
+    )
+
+    decision = put(ledger, PROFILES["small"])
+
+    assert decision.cpus <= CpuSet.parse("5-7")
+    assert {one.cache_id for one in decision.cache_ways} == {0, 1}
+    assert decision.explanation.summary.endswith(
+        "; it gets cache ways 0-13 of cache 1, its share by footprint (not in the prediction)."
+    )

@@ -112,3 +112,34 @@ def test_caps_in_bytes_need_a_class_each_and_the_smallest_demands_lose_theirs() 
     )
 
     assert {name for name, one in caps(found).items() if one} == {"r8", "r12"}
+
+
+def test_alike_workloads_capped_in_bytes_count_each_as_a_class() -> None:
+    crowd = (
+        resident("bound", "0", moving(16), bound=2.0),
+        resident("a", "1", moving(8)),
+        resident("b", "1", moving(8)),
+    )
+
+    def capped(closids: int) -> int:
+        control = dataclasses.replace(mb(BandwidthUnit.MIB_PER_S, closids=closids), min_bandwidth=1, bandwidth_gran=1)
+        return sum(bool(one) for one in caps(shared_out(info(control), *crowd)).values())
+
+    assert [capped(closids) for closids in (3, 2)] == [2, 0]
+
+
+def test_percentages_are_not_pushed_up_by_arithmetic() -> None:
+    found = shared_out(
+        info(mb(least=1, step=1)), resident("x", "0", moving(14.4), bound=2.0), resident("y", "1", moving(20))
+    )
+
+    assert 100 * 0.28 > 28
+    assert caps(found)["y"] == (MemoryBandwidth(cache_id=0, percent=28),)
+
+
+def test_who_asks_for_less_than_the_least_cap_is_not_held() -> None:
+    control = dataclasses.replace(mb(BandwidthUnit.EIGHTH_GB_PER_S), min_bandwidth=1, bandwidth_gran=1)
+
+    found = shared_out(info(control), resident("x", "0", moving(21), bound=2.0), resident("y", "1", moving(0.1)))
+
+    assert caps(found)["y"] == ()

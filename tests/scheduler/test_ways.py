@@ -268,6 +268,24 @@ def test_more_parts_than_ways_put_the_smallest_into_one_last_part() -> None:
     assert masks(found) == {"b": "0=3", "a": "0=c", "c": "0=c"}
 
 
+def test_copies_of_unknown_size_count_each_as_the_mean() -> None:
+    found = shared_out(
+        info(l3(ways=20)),
+        resident("a", "0", "small"),
+        *(resident(name, "1", "of no known size") for name in ("b", "c", "d")),
+    )
+
+    assert [len(found[name].cache_ways[0].mask) for name in "abcd"] == [5, 15, 15, 15]
+
+
+def test_harm_by_the_unrestricted_alone_divides_nothing() -> None:
+    faint = make_profile("faint", cache_sensitivity_sf=2.0, cache_pressure_ratio=0.03)
+
+    found = shared_out(info(l3()), resident("a", "0", faint), resident("b", "1", faint), resident("c", "2", "calm"))
+
+    assert set(masks(found).values()) == {""}
+
+
 def test_ways_that_others_hold_are_left_out() -> None:
     held = dataclasses.replace(l3(), bit_usage={0: "SSSSSSSSSSEESSSS"})
 
@@ -277,9 +295,11 @@ def test_ways_that_others_hold_are_left_out() -> None:
 
 
 def test_too_few_ways_are_not_divided() -> None:
-    crowd = (resident("s", "0", "streaming"), resident("h", "2", "small"))
+    few = info(l3(ways=3, least=2))
 
-    assert set(masks(shared_out(info(l3(ways=3, least=2)), *crowd)).values()) == {""}
+    for beside in ("streaming", "large"):
+        found = shared_out(few, resident("h", "2", "small"), resident("b", "0", beside))
+        assert set(masks(found).values()) == {""}
 
 
 def test_who_has_a_part_in_one_cache_gets_all_ways_of_its_other() -> None:
@@ -347,6 +367,18 @@ def test_with_few_classes_those_of_different_caches_become_one_before_any_part_i
     assert masks(enough) == {"a": "0=ff", "b": "0=ff00", "c": "1=ff", "d": "1=ff00"}
     assert masks(few) == {"a": "0=ff 1=ff", "c": "0=ff 1=ff", "b": "0=ff00 1=ff00", "d": "0=ff00 1=ff00"}
     assert few["a"].rules == {0: Rule.BY_FOOTPRINT}
+
+
+def test_classes_that_agree_where_both_run_become_one() -> None:
+    found = shared_out(
+        info(l3(caches=2, closids=3)),
+        resident("wide", "1,4", "small"),
+        resident("narrow", "1", "small"),
+        resident("other", "0", "large"),
+        caches=2,
+    )
+
+    assert masks(found) == {"wide": "0=fc00 1=ffff", "narrow": "0=fc00 1=ffff", "other": "0=3ff"}
 
 
 # --- captured controls --------------------------------------------------------------------------
