@@ -295,3 +295,25 @@ def test_fault_44_a_real_mount_at_an_unusual_place_is_found(hierarchy: CpusetHie
         pytest.skip(f"mounts cannot be changed here, not even in a namespace of our own: {done.stderr[-200:]}")
 
     assert done.stdout.splitlines() == ["None", f"1 {elsewhere} None"]
+
+
+# --- 42: somebody resets the value ----------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_fault_42_a_real_value_that_is_reset_is_seen_and_written_again(hierarchy: CpusetHierarchy) -> None:
+    enforcer = enforcer_of(hierarchy)
+    with real_group(hierarchy, "reset") as group, real_process(threads=2) as pid:
+        (group / "cgroup.procs").write_text(str(pid))
+        target = Target(cgroup_path=f"/{group.name}")
+        undo = enforcer.snapshot("reset", target)
+        enforcer.apply("reset", target, ON_1, undo)
+        (group / "cpuset.cpus").write_text("0-1")
+        drifts = enforcer.verify(target, ON_1, undo)
+        enforcer.apply("reset", target, ON_1, undo)
+        again = (group / "cpuset.cpus").read_text().strip()
+        released = enforcer.release(undo)
+        after = (group / "cpuset.cpus").read_text().strip()
+
+    assert drifts[0] == Drift(path=f"/{group.name}/cpuset.cpus", expected="1", found="0-1")
+    assert (again, released.left_over, after) == ("1", (), "0-1")
