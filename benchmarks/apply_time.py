@@ -5,6 +5,7 @@ same process, in the same home folder, which another placement keeps in being; e
 enforcer, and the bare calls again, so that what the machine does meanwhile hits both. A multiple is that of one round:
 the enforcer's time by the mean of the two around it. The snapshot before and the check after are timed, too, but are
 no part of applying. The planner and the journal are not in these figures: benchmarks/latency.py times whole answers.
+Last, one turn of the reconciler over 200 placements of one thread each that are in order (benchmarks/upkeep.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.table import Table
 from benchmarks.bare_group import BareGroup, Process
 from benchmarks.errors import WorkloadSilent
 from benchmarks.timing import cells, timed_us
+from benchmarks.upkeep import time_turns
 from isolation.cgroup import CpusetHierarchy, find_hierarchy
 from isolation.cpuset import CpuSet
 from isolation.enforcer import Enforcer, Mechanism, Target
@@ -35,6 +37,9 @@ from profiler.tokens import quantile
 _ROUNDS = 200
 _WARM_UP = 5
 _THREADS = (1, 16, 128)
+_PLACEMENTS = 200
+_TURNS = 20
+_BUSY_LOAD = 0.7
 _MULTIPLE = 2.0  # of the bare calls, for the median of apply and of release
 _APPLY, _RELEASE = "apply", "release"
 _BARE = {_APPLY: "bare calls that apply", _RELEASE: "bare calls that release"}
@@ -158,13 +163,21 @@ def report(found: dict[int, Rounds], title: str) -> bool:
 def main(rounds: int = _ROUNDS) -> None:
     """Time apply and release for 1, 16 and 128 threads; exit code 1 when the mark is missed."""
     topology = read_topology()
+    busy = os.getloadavg()[0]
     found = measure_sizes(topology, rounds=rounds)
     if found is None:
         sys.stdout.write("apply time: not measured, since no cpuset group can be written here; run as root\n")
         return
     hierarchy = find_hierarchy()
     version = "" if hierarchy is None else f" v{hierarchy.version}"
-    sys.exit(0 if report(found, f"cgroup{version}") else 1)
+    if busy > _BUSY_LOAD:
+        sys.stdout.write(f"others ran meanwhile (load {busy:.1f} at the start): longer calls are hit more often\n")
+    holds = report(found, f"cgroup{version}")
+    times, p50_us, p99_us = cells(time_turns(topology, placements=_PLACEMENTS, turns=_TURNS))
+    sys.stdout.write(
+        f"a turn over {_PLACEMENTS} placements in order: p50 {p50_us} µs, p99 {p99_us} µs ({times} turns)\n"
+    )
+    sys.exit(0 if holds else 1)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from isolation.cgroup import CpusetHierarchy, find_hierarchy
 from isolation.cpuset import CpuSet
 from isolation.enforcer import Enforcer, Mechanism, Target, Undo
 from isolation.errors import ApplyFailed, ForeignProcess, ProcessGone, ProcessReused
+from isolation.kernelfs import HOST_HANDLES
 from isolation.process import identify, read_stat
 from isolation.spec import IsolationSpec
 from isolation.topology import read_topology
 from tests.fakes.children import end_group, real_process
+from tests.fakes.counted import CountedKernel
 
 ON_1 = IsolationSpec(cpus=CpuSet.parse("1"))
 REMEMBERS_MASKS = tuple(map(int, platform.release().split(".")[:2])) >= (6, 2)
@@ -138,6 +141,41 @@ def test_children_born_while_placed_go_home_with_their_parent(enforcer: Enforcer
     assert released.left_over == ()
     assert set(after.values()) == {before}
     assert len(after) == 4
+
+
+@pytest.mark.parametrize("kind", ["affinity", pytest.param("cgroup", marks=pytest.mark.root)])
+def test_applying_200_placements_again_asks_the_kernel_for_no_change(kind: str) -> None:
+    mechanism = _enforcer(kind).mechanism
+    counted = CountedKernel()
+    enforcer = Enforcer(
+        read_topology(),
+        files=counted,
+        affinity=counted,
+        handles=HOST_HANDLES,
+        hierarchy=find_hierarchy(),
+        mechanism=mechanism,
+        prefix=PREFIX,
+    )
+    with ExitStack() as stack:
+        targets = {}
+        for number in range(200):
+            process = stack.enter_context(subprocess.Popen(["sleep", "600"]))
+            stack.callback(process.kill)
+            targets[f"w{number}"] = target_of(process.pid)
+        undos = {name: enforcer.snapshot(name, target) for name, target in targets.items()}
+        assert counted.changes == []
+        first = sum(enforcer.apply(name, target, ON_1, undos[name]).writes for name, target in targets.items())
+        done = len(counted.changes)
+        again = sum(enforcer.apply(name, target, ON_1, undos[name]).writes for name, target in targets.items())
+        drifts = [enforcer.verify(target, ON_1, undos[name]) for name, target in targets.items()]
+        asked = counted.changes[done:]
+        released = [enforcer.release(undo) for undo in undos.values()]
+
+    assert first == done >= 200
+    assert (again, asked) == (0, [])
+    assert set(drifts) == {()}
+    assert {(one.restored, one.left_over) for one in released} == {(1, ())}
+    assert enforcer.groups() == ()
 
 
 def _wait(until: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from isolation.cpuset import CpuSet
 from isolation.enforcer import Mechanism
 from scheduler import view, wire
-from scheduler.placement import PlacementState
+from scheduler.placement import PlacementState, WorkloadRequest
 from tests.fakes.desk import Desk, PowerCut
 
 WAYS = [(1, None), (2, None), (1, Mechanism.AFFINITY)]
@@ -221,6 +221,26 @@ def test_a_partial_placement_that_became_complete_has_another_etag(desk: Desk) -
     assert "ACTIVE" == desk.state("a")
     assert partial.etag != desk.controller.get("a").etag
     assert "ACTIVE" == desk.stored("a")
+
+
+def test_a_turn_over_200_placements_changes_neither_kernel_nor_journal(desk: Desk) -> None:
+    pids = {f"w{number}": desk.kernel.spawn() for number in range(200)}
+    for name, pid in pids.items():  # without profiles: their 40,000 predictions are not what this is about
+        request = WorkloadRequest(name=name, cpus=1, pids=(pid,))
+        desk.controller.place(f"place-{name}", b"place", request, allow_best_effort=True)
+    before = desk.kernel.picture()
+    steps, entries, view = desk.kernel.steps, desk.journal.entries(), desk.viewer.current()
+    events = [one for one in desk.journal.events(0, 1000) if one.kind != "placed"]
+
+    for _ in range(2):
+        desk.reconciler.reconcile()
+
+    assert 0 == desk.kernel.steps - steps
+    assert before == desk.kernel.picture()
+    assert entries == desk.journal.entries()
+    assert view is desk.viewer.current()
+    assert events == [one for one in desk.journal.events(0, 1000) if one.kind != "placed"] == []
+    assert {"ACTIVE"} == {desk.state(name) for name in pids}
 
 
 # --- launchers -----------------------------------------------------------------------------------
