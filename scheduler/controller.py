@@ -170,7 +170,7 @@ class Controller:
             self.forget(request.name, request_id, ("refused", str(error)))
             raise
         self._checkpoint("place: save outcome")
-        done = outcome_of(intended, applied)
+        done = outcome_of(intended, applied, self._enforcer.topology)
         try:
             self._journal.settle(
                 self._entry(done, held), wire.placement_to_bytes(done), (time.time(), "placed", sentence_of(done))

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from isolation.enforcer import Applied, Target, ThreadState, Undo
 from isolation.process import ProcessIdentity
 from isolation.spec import IsolationSpec
+from isolation.topology import Topology
 from scheduler import wire
 from scheduler.journal import Entry
 from scheduler.placement import Decision, Placement, PlacementState
@@ -59,9 +60,21 @@ def spec_of(decision: Decision) -> IsolationSpec:
     )
 
 
-def outcome_of(placement: Placement, applied: Applied) -> Placement:
+def shortage(decision: Decision, host: Topology) -> str:
+    """Say which CPUs of a decision the host cannot give now; "" = it gives all."""
+    missing, left = decision.cpus - host.usable, decision.cpus & host.usable
+    if not missing:
+        return ""
+    if left:
+        return f"CPUs {missing} are offline: it runs on {left} until they are back"
+    return f"all its CPUs ({missing}) are offline: it shares CPUs {host.usable} with everybody until they are back"
+
+
+def outcome_of(placement: Placement, applied: Applied, host: Topology) -> Placement:
     """Give the placement after the kernel was read back."""
     notes = []
+    if told := shortage(placement.decision, host):
+        notes.append(told)
     if applied.narrowed:
         notes.append(f"{len(applied.narrowed)} threads keep a narrower CPU mask of their own")
     if applied.missed:

@@ -12,7 +12,7 @@ from isolation.machine import Machine
 from isolation.spec import IsolationSpec
 from isolation.topology import Topology
 from scheduler.errors import NoFeasiblePlacement, NotEnoughCpus, NotEnoughMemory
-from scheduler.held import spec_of
+from scheduler.held import shortage, spec_of
 from scheduler.journal import Journal
 from scheduler.placement import LIVE, Decision, Placement
 from scheduler.planner import plan
@@ -86,14 +86,7 @@ class Hotplug:
 
     def note(self, placement: Placement) -> str:
         """Say which CPUs a placement has to do without; "" = none."""
-        usable = self._enforcer.topology.usable
-        missing = placement.decision.cpus - usable
-        if not missing:
-            return ""
-        left = placement.decision.cpus & usable
-        if left:
-            return f"CPUs {missing} are offline: it runs on {left} until they are back"
-        return f"all its CPUs ({missing}) are offline: it shares CPUs {usable} with everybody until they are back"
+        return shortage(placement.decision, self._enforcer.topology)
 
 
 def _difference(before: Topology, now: Topology) -> str:

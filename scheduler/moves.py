@@ -181,7 +181,7 @@ class Moves:
             self._save(before.name, lambda: self._journal.update(entry, (time.time(), "refused", detail)))
             raise
         self._checkpoint("move: save outcome")
-        done = outcome_of(intended, applied)
+        done = outcome_of(intended, applied, host)
         self._viewer.put(done)  # also when it cannot be saved at once: the intent, which is saved, says the same
         entry, detail = self._entry(done, held), _change(before.decision, done.decision)
         self._save(before.name, lambda: self._journal.update(entry, (time.time(), "placed", detail)))

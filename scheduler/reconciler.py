@@ -12,7 +12,7 @@ from functools import partial
 
 from google.protobuf.message import DecodeError
 
-from isolation.enforcer import Applied, Enforcer
+from isolation.enforcer import Enforcer
 from isolation.errors import IsolationError, MechanismMissing
 from isolation.kernelfs import HOST_FILES, KernelFiles
 from isolation.machine import HOST_MACHINE, Machine
@@ -151,17 +151,12 @@ class Reconciler:
             self._keep_partial(placement, held, f"could not be fitted to the CPUs that are online: {error}")
             return
         self._hotplug.settled(placement.name)
-        done = self._outcome(placement, applied)
+        done = outcome_of(placement, applied, self._enforcer.topology)
         self._change(done, held, "hotplug", self._hotplug.note(done) or f"as wished again: {sentence_of(done)}")
 
     def _keep_partial(self, placement: Placement, held: Held, detail: str) -> None:
         if placement.state is not PlacementState.PARTIAL:
             self._change(replace(placement, state=PlacementState.PARTIAL), held, "partial", detail)
-
-    def _outcome(self, placement: Placement, applied: Applied) -> Placement:
-        done = outcome_of(placement, applied)
-        note = self._hotplug.note(done)
-        return replace(done, notes=(*done.notes, note)) if note else done
 
     def _repair(self, placement: Placement, held: Held) -> None:
         spec = self._hotplug.spec(placement)
@@ -178,7 +173,7 @@ class Reconciler:
         except IsolationError as error:  # taken back; tried again at the next turn
             self._keep_partial(placement, held, f"repair failed: {error}")
             return
-        done = self._outcome(placement, applied)
+        done = outcome_of(placement, applied, self._enforcer.topology)
         if drifts:
             held = replace(held, repaired_at_s=now_s)
             self._held[placement.name] = held
@@ -264,7 +259,7 @@ class Reconciler:
                     f"move could not be completed: {error}",
                 )
             return
-        done = self._outcome(placement, applied)
+        done = outcome_of(placement, applied, self._enforcer.topology)
         self._journal.settle(
             self._entry(done, held), wire.placement_to_bytes(done), (time.time(), "recovered", sentence_of(done))
         )

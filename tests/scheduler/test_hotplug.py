@@ -102,6 +102,25 @@ def test_fault_59_a_workload_without_any_cpu_left_shares_those_that_are(desk: De
     assert {"drift", "contested"}.isdisjoint(desk.kinds("web"))
 
 
+def test_fault_59_a_daemon_that_starts_while_all_cpus_are_offline_knows_and_says_so(desk: Desk) -> None:
+    pid = desk.kernel.spawn()
+    placed = desk.place("web", pid, cpus=3).decision.cpus
+    mechanism = desk.enforcer.mechanism
+    desk.machine.offline(str(placed))
+    desk.reconciler.reconcile()
+    desk.restart(mechanism)
+    for _ in range(2):
+        desk.reconciler.reconcile()
+    told = notes(desk, "web")
+    desk.machine.online(str(placed))
+    for _ in range(2):
+        desk.reconciler.reconcile()
+
+    assert told.startswith(f"all its CPUs ({placed}) are offline")
+    assert (desk.cpus(pid), notes(desk, "web")) == ({str(placed)}, "")
+    assert {"drift", "contested"}.isdisjoint(desk.kinds("web"))
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_fault_59_a_group_without_any_cpu_left_shares_those_that_are(tmp_path: Path, version: int) -> None:
     desk = Desk(tmp_path, version=version, topology=FOUR)

@@ -202,7 +202,8 @@ def test_memory_that_could_not_be_bound_is_noted() -> None:
         created_unix_s=0.0,
     )
 
-    bound, unbound = (outcome_of(placement, Applied(threads=1, mems_applied=done)) for done in (True, False))
+    host = make_topology()
+    bound, unbound = (outcome_of(placement, Applied(threads=1, mems_applied=done), host) for done in (True, False))
 
     assert () == bound.notes
     assert ("memory stays where it is: affinity cannot bind it to nodes 1, cgroups can",) == unbound.notes
