@@ -49,6 +49,7 @@ _RESCTRL = ("tests/isolation/test_resctrl_contract.py", "tests/vm/test_check.py"
 #: Neighbours with the same way to mount resctrl share a mount.
 SUITES = (
     Suite("resctrl rules and groups", _RESCTRL),
+    Suite("resctrl unmounted, exhausted, edited by others", ("tests/vm/test_resctrl_faults.py",)),
     Suite(
         "placements from end to end, 2 NUMA nodes, cache ways",
         ("tests/vm/test_place.py", "tests/vm/test_full_placement.py"),
