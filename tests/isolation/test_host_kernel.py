@@ -52,6 +52,28 @@ def test_links_are_no_folders(tmp_path: Path) -> None:
     assert HOST_FILES.folders(str(tmp_path)) == ("real",)
 
 
+def test_a_file_of_any_length_is_read_whole_and_its_bytes_survive(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    for data in (b"", b"\xff\r\n", b"x" * 65536, b"0123456789\n" * 30_000):
+        target.write_bytes(data)
+
+        assert HOST_FILES.read(str(target)).encode(errors="surrogateescape") == data
+
+
+def test_a_list_that_the_kernel_hands_out_page_by_page_is_read_whole() -> None:
+    text = HOST_FILES.read("/proc/self/maps")
+
+    assert len(text) > 3 * os.sysconf("SC_PAGE_SIZE")
+    assert "[stack]" in text  # among the last lines
+
+
+def test_an_error_names_the_file_also_when_it_comes_after_opening(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError) as caught:
+        HOST_FILES.read(str(tmp_path))
+
+    assert caught.value.filename == str(tmp_path)
+
+
 def test_a_text_is_written_whole_or_is_an_error(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("", encoding="utf-8")

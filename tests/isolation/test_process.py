@@ -193,6 +193,20 @@ def test_fault_28_a_real_kernel_thread_is_refused() -> None:
         identify(2, allowed_uids=None)
 
 
+def test_a_status_without_cpus_is_an_error_and_not_a_thread_that_ended() -> None:
+    class Strange(FakeKernel):
+        """A kernel whose status files end early."""
+
+        def read(self, path: str) -> str:
+            return super().read(path).partition("Cpus_allowed_list")[0]
+
+    kernel = Strange()
+    pid = kernel.spawn()
+
+    with pytest.raises(ValueError, match=f"'/proc/{pid}/task/{pid}/status' has no State or no Cpus_allowed_list"):
+        allowed_cpus(pid, pid, files=kernel)
+
+
 def test_family_works_without_children_files() -> None:
     class Older(FakeKernel):
         """A kernel without CONFIG_PROC_CHILDREN."""
