@@ -30,7 +30,8 @@ def main(folder: Path, machine: Machine, only: str) -> int:
     summary, good = [f"on {_kernel()}", f"  machine '{machine.title}' (CPU {machine.value})"], True
     with (folder / "results.txt").open("a", encoding="utf-8", buffering=1) as results:
         try:
-            summary += _enable_controllers()
+            _enable_controllers()
+            summary += _facts()
             results.writelines(f"{line.strip()}\n" for line in summary)
             mounted: Resctrl | None = None
             for suite in chosen(only, machine):
@@ -39,8 +40,11 @@ def main(folder: Path, machine: Machine, only: str) -> int:
                     mounted = suite.resctrl
                     summary += [f"  {line}" for line in facts]
                     results.writelines(f"{line}\n" for line in facts)
+                _enable_controllers()  # whatever the suite before did
+                before = _picture()
                 passed, line = _run(suite, results)
-                summary.append(f"    {'ok    ' if passed else 'FAILED'}  {line}")
+                left = "".join(f"; left behind: {one}" for one in sorted(_picture() ^ before))
+                summary.append(f"    {'ok    ' if passed else 'FAILED'}  {line}{left}")
                 good = good and passed
         except Exception:  # noqa: BLE001 - whatever it is, the host must hear of it
             results.write(traceback.format_exc())
@@ -53,9 +57,20 @@ def main(folder: Path, machine: Machine, only: str) -> int:
     return int(not good)
 
 
-def _enable_controllers() -> Iterator[str]:
+def _enable_controllers() -> None:
     for one in (_CGROUPS / "cgroup.controllers").read_text(encoding="ascii").split():
         (_CGROUPS / "cgroup.subtree_control").write_text(f"+{one}", encoding="ascii")
+
+
+def _picture() -> set[str]:
+    """Return what suites have to leave as it was, as sentences."""
+    controllers = (_CGROUPS / "cgroup.subtree_control").read_text(encoding="ascii").strip()
+    groups = {folder for top in (_CGROUPS, _RESCTRL) for folder, _, _ in os.walk(top)}
+    online = Path("/sys/devices/system/cpu/online").read_text(encoding="ascii").strip()
+    return {f"controllers {controllers}", f"CPUs {online} online", *groups}
+
+
+def _facts() -> Iterator[str]:
     controllers = (_CGROUPS / "cgroup.subtree_control").read_text(encoding="ascii").strip()
     yield f"  cgroup v2 with {controllers}"
     nodes = [
