@@ -64,15 +64,18 @@ class ResctrlGroups:
             ),
         )
 
-    def place(self, threads: ThreadsNow, wish: Schemata, undo: ResctrlUndo, steps: Steps) -> Applied:
+    def place(
+        self, threads: ThreadsNow, wish: Schemata, undo: ResctrlUndo, steps: Steps, *, alone: bool = False
+    ) -> Applied:
         """Make group and schemata so, read them back, only then move every thread in.
 
-        Zero writes when it is so already. The caller takes the steps back when this raises.
+        alone = not in a group with others, even if they wish the same. Zero writes when it is so already. The caller
+        takes the steps back when this raises.
         """
         info = self._checked(wish)
         with self._resctrl.locked():
             left = self._used_by(undo, threads)
-            group = self._fitting(left, threads, wish, undo, info=info, steps=steps)
+            group = self._fitting(left, threads, wish, undo, info=info, steps=steps, alone=alone)
             missed = self._gather(group, threads, steps)
             inside = self._resctrl.tasks(group)
             held = sum(thread.tid in inside for thread in threads())
@@ -205,13 +208,15 @@ class ResctrlGroups:
         *,
         info: ResctrlInfo,
         steps: Steps,
+        alone: bool,
     ) -> str:
         """Return a group that holds the wish: the present one, one of equal wish, the present one changed, a new one.
 
         The present one is changed only if nobody else is in it.
         """
         others = sorted(one for one in self._resctrl.groups() if self._is_ours(one) and one not in ours)
-        for group in (*ours, *others):
+        shareable = [one for one in ours if not self._strangers(one, threads)] if alone else [*ours, *others]
+        for group in shareable:
             if not wish.missing_in(self._resctrl.schemata(group), info.rounding):
                 return group
         for group in ours:

@@ -19,11 +19,17 @@ def schemata_of(spec: IsolationSpec, info: ResctrlInfo) -> Schemata:
     have; a mount with other options has other units, and old numbers mean nothing in them.
     """
     amounts: dict[str, dict[int, Amount]] = {
-        cache.resource: {domain: cache.available(domain) for domain in cache.domains} for cache in info.caches
+        cache.resource: {
+            domain: cache.available(domain)
+            for domain in cache.domains
+            if len(cache.available(domain)) >= max(cache.min_cbm_bits, 1)  # else others hold it all: leave it as it is
+        }
+        for cache in info.caches
     }
     last_level = [name for name in ("L3", "L3CODE", "L3DATA") if name in amounts]
+    offered = {domain for cache in info.caches if cache.resource in last_level for domain in cache.domains}
     for ways in spec.cache_ways:
-        if not last_level or ways.cache_id not in amounts[last_level[0]]:
+        if not last_level or ways.cache_id not in offered:
             raise SpecInvalid(f"cache_ways {str(ways.mask)!r} for cache {ways.cache_id}: {_has(last_level, info)}")
         for name in last_level:
             amounts[name][ways.cache_id] = ways.mask
@@ -35,6 +41,11 @@ def schemata_of(spec: IsolationSpec, info: ResctrlInfo) -> Schemata:
             raise SpecInvalid(f"memory_bandwidth for cache {cap.cache_id}: {_has(['MB'], info)}")
         amounts[control.resource][cap.cache_id] = _amount(cap, control)
     return Schemata.of(amounts)
+
+
+def must_be_alone(spec: IsolationSpec) -> bool:
+    """Tell whether no other workload may share its class: the kernel adds up the bytes that a class moves."""
+    return any(cap.bytes_per_s is not None for cap in spec.memory_bandwidth)
 
 
 def _amount(cap: MemoryBandwidth, control: BandwidthControl) -> int:

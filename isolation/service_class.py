@@ -18,7 +18,7 @@ from isolation.resctrl_homes import ThreadsNow
 from isolation.resctrl_info import ResctrlInfo, find_resctrl, read_resctrl
 from isolation.resctrl_lock import HOST_LOCKS
 from isolation.resctrl_schemata import Schemata
-from isolation.resctrl_wish import schemata_of
+from isolation.resctrl_wish import must_be_alone, schemata_of
 from isolation.spec import IsolationSpec
 from isolation.steps import Steps
 from isolation.undo import Applied, Drift, Released, ResctrlUndo
@@ -61,7 +61,7 @@ class ServiceClasses:
         mark = steps.mark
         try:
             wish = schemata_of(spec, self._read_info())
-            found = self._groups.place(threads, wish, undo, steps)
+            found = self._groups.place(threads, wish, undo, steps, alone=must_be_alone(spec))
             overlapping = self._groups.neighbours(_divided(wish, spec))
         except _GOES_WITHOUT as cause:
             if failures := steps.undo_to(mark):

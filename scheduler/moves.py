@@ -17,7 +17,7 @@ from scheduler.held import Held, outcome_of, spec_of
 from scheduler.journal import Entry, Journal
 from scheduler.ledger import Ledger
 from scheduler.placement import Decision, Placement, PlacementState
-from scheduler.planner import memory_nodes, rebalance
+from scheduler.planner import allotted, memory_nodes, rebalance
 from scheduler.predictor import Predictor
 from scheduler.view import Viewer
 from scheduler.ways import Allotment, apportion
@@ -101,9 +101,7 @@ class Moves:
         ]
         good = True
         for before, allotment in sorted(changes, key=lambda change: _grows(_allotment(change[0].decision), change[1])):
-            decision = replace(
-                before.decision, cache_ways=allotment.cache_ways, memory_bandwidth=allotment.memory_bandwidth
-            )
+            decision = allotted(before.decision, allotment)
             try:
                 self.move(before, replace(before, decision=decision, etag=uuid.uuid4().hex[:16]))
             except (IsolationError, JournalFailed) as error:

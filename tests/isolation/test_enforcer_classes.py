@@ -227,6 +227,13 @@ def test_fault_50_a_mount_with_another_unit_refuses_old_numbers() -> None:
     assert schemata_of(absolute, replace(info, bandwidths=(amd,))).domains("MB") == {0: 2048, 1: 26}
 
 
+def test_a_cache_that_others_hold_wholly_is_left_out_of_the_wish() -> None:
+    info = Bench().kernel.info
+    held = replace(info, caches=(replace(info.caches[0], bit_usage={0: "EEEEEEEEEEE", 1: "XXXXXXXXXXX"}),))
+
+    assert schemata_of(FULL, held).domains("L3") == {1: WayMask(0x7)}
+
+
 def test_with_cdp_code_and_data_get_the_same_ways() -> None:
     info = Bench().kernel.info
     halves = tuple(replace(info.caches[0], resource=name) for name in ("L3CODE", "L3DATA"))

@@ -244,6 +244,18 @@ def test_the_group_of_a_neighbour_of_like_prefix_is_not_ours() -> None:
     assert "cotenant-b:web" not in bench.kernel.classes
 
 
+def test_who_must_be_alone_shares_with_nobody() -> None:
+    bench = Bench()
+    bench.place()
+    other = bench.kernel.spawn()
+    bench.kernel.where[other] = "cotenant:web"
+    for _ in range(2):
+        bench.groups.place(bench.living, WISH, bench.undo, Steps(), alone=True)
+
+    assert bench.groups.members("web") == (other,)
+    assert len(bench.groups.members("web:2")) == 3
+
+
 def test_a_group_that_others_share_is_left_alone_and_another_made() -> None:
     bench = Bench()
     bench.place()
