@@ -125,6 +125,18 @@ SHAPES: dict[str, Shape] = {
             tied=False,
             context=2048,
         ),
+        Shape(  # meta-llama/Llama-3.2-1B; its scaling of rotary frequencies for long contexts is left out
+            name="Llama-3.2-1B",
+            layers=16,
+            hidden=2048,
+            heads=32,
+            kv_heads=8,
+            ffn=8192,
+            vocab=128_256,
+            tied=True,
+            context=131_072,
+            rope_base=500_000.0,
+        ),
     )
 }
 
@@ -157,9 +169,12 @@ def ensure_model(shape: Shape, *, seed: int = 0, folder: Path | None = None, pro
     return path
 
 
-def write_model(path: Path, shape: Shape, *, seed: int = 0, progress: Progress | None = None) -> None:
+def write_model(
+    path: Path, shape: Shape, *, seed: int = 0, words: bool = False, progress: Progress | None = None
+) -> None:
     """Write the model under a temporary name and rename it when whole; same shape and seed, same bytes.
 
+    words: with a vocabulary of bytes and made-up words, for engines that read text, such as llama-server.
     Raises ModelWriteFailed; nothing is left behind then.
     """
     part: Path | None = None
@@ -168,7 +183,7 @@ def write_model(path: Path, shape: Shape, *, seed: int = 0, progress: Progress |
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
         part = Path(name)
-        _write(part, shape, seed, progress)
+        _write(part, shape, seed, words, progress)
         part.replace(path)
         part = None
     except OSError as error:
@@ -211,7 +226,7 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, int, int]]:
         yield "output.weight", shape.vocab, shape.hidden
 
 
-def _write(path: Path, shape: Shape, seed: int, progress: Progress | None) -> None:
+def _write(path: Path, shape: Shape, seed: int, words: bool, progress: Progress | None) -> None:  # noqa: FBT001
     writer = gguf.GGUFWriter(path, shape.architecture)
     try:
         writer.add_name(f"{shape.name} with random weights, seed {seed}")
@@ -225,7 +240,10 @@ def _write(path: Path, shape: Shape, seed: int, progress: Progress | None) -> No
         writer.add_rope_dimension_count(shape.head_dim)
         writer.add_rope_freq_base(shape.rope_base)
         writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
-        writer.add_tokenizer_model("none")  # we feed token ids, so no vocabulary is needed ...
+        if words:
+            _add_words(writer, shape.vocab)
+        else:
+            writer.add_tokenizer_model("none")  # we feed token ids, so no vocabulary is needed ...
         writer.add_vocab_size(shape.vocab)  # ... but its size is
         for name, rows, columns in _tensors(shape):
             size = _tensor_bytes(rows, columns)
@@ -247,6 +265,21 @@ def _write(path: Path, shape: Shape, seed: int, progress: Progress | None) -> No
                 progress(done, total)
     finally:
         writer.close()
+
+
+def _add_words(writer: gguf.GGUFWriter, vocab: int) -> None:
+    """Add a SentencePiece vocabulary: unknown, begin, end, every byte, then words that say their number."""
+    kinds = gguf.TokenType
+    special = [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)]
+    tokens = [*special, *((f"<0x{byte:02X}>", kinds.BYTE) for byte in range(256))]
+    tokens += [(f"\u2581w{number}", kinds.NORMAL) for number in range(len(tokens), vocab)]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([text for text, _ in tokens])
+    writer.add_token_scores([-float(number) for number in range(len(tokens))])
+    writer.add_token_types([int(kind) for _, kind in tokens])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
 
 
 def _vector(name: str, columns: int) -> npt.NDArray[np.float32]:

@@ -89,6 +89,7 @@ def test_a_folder_that_is_a_file_is_refused(tiny_shape: Shape, tmp_path: Path) -
         ("SmolLM2-360M", 362),
         ("Qwen2.5-0.5B", 494),
         ("TinyLlama-1.1B", 1100),
+        ("Llama-3.2-1B", 1236),
     ],
 )
 def test_shapes_have_the_published_number_of_parameters(name: str, parameters_million: int) -> None:
