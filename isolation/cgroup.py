@@ -123,11 +123,7 @@ class CpusetGroups:
 
     def exists(self, group: str) -> bool:
         """Tell whether the group is there."""
-        try:
-            self._files.folders(self._path(group))
-        except FileNotFoundError:
-            return False
-        return True
+        return self.inode(group) is not None
 
     def inode(self, group: str) -> int | None:
         """Return what tells the group from a later one of the same path; None = there is none now."""

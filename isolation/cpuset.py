@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from isolation.errors import CpuSetInvalid
@@ -30,18 +31,7 @@ class IdSet:
         Raises CpuSetInvalid naming the part that is wrong. Rejects what the kernel's own files never
         print: signs, hexadecimal, reversed ranges, ids of 8192 and more.
         """
-        mask = 0
-        stripped = text.strip()
-        for part in stripped.split(",") if stripped else ():
-            match = _RANGE.fullmatch(part.strip())
-            if match is None:
-                raise CpuSetInvalid(f"{part!r} in list {text!r} is not an id or a range such as 0-3")
-            first = int(match[1])
-            last = int(match[2]) if match[2] else first
-            if last < first or last >= _LIMIT:
-                raise CpuSetInvalid(f"{part!r} in list {text!r} must rise and stay below {_LIMIT}")
-            mask |= ((1 << (last - first + 1)) - 1) << first
-        return cls(mask)
+        return cls(_mask_of(text))
 
     @classmethod
     def of(cls, ids: Iterable[int]) -> Self:
@@ -55,14 +45,7 @@ class IdSet:
 
     def __str__(self) -> str:
         """Format as the kernel does: "0-3,8"; empty set = empty text."""
-        parts: list[str] = []
-        ids = list(self)
-        start = 0
-        for position, one in enumerate(ids):
-            if position + 1 == len(ids) or ids[position + 1] != one + 1:
-                parts.append(str(one) if ids[start] == one else f"{ids[start]}-{one}")
-                start = position + 1
-        return ",".join(parts)
+        return _text_of(self.mask)
 
     def __iter__(self) -> Iterator[int]:
         """Yield the ids, lowest first."""
@@ -102,3 +85,31 @@ class NodeSet(IdSet):
     """NUMA nodes by kernel number."""
 
     __slots__ = ()
+
+
+@lru_cache(maxsize=1024)  # the same few over and over: of each group and each thread
+def _mask_of(text: str) -> int:
+    mask = 0
+    stripped = text.strip()
+    for part in stripped.split(",") if stripped else ():
+        match = _RANGE.fullmatch(part.strip())
+        if match is None:
+            raise CpuSetInvalid(f"{part!r} in list {text!r} is not an id or a range such as 0-3")
+        first = int(match[1])
+        last = int(match[2]) if match[2] else first
+        if last < first or last >= _LIMIT:
+            raise CpuSetInvalid(f"{part!r} in list {text!r} must rise and stay below {_LIMIT}")
+        mask |= ((1 << (last - first + 1)) - 1) << first
+    return mask
+
+
+@lru_cache(maxsize=1024)
+def _text_of(mask: int) -> str:
+    parts: list[str] = []
+    ids = list(IdSet(mask))
+    start = 0
+    for position, one in enumerate(ids):
+        if position + 1 == len(ids) or ids[position + 1] != one + 1:
+            parts.append(str(one) if ids[start] == one else f"{ids[start]}-{one}")
+            start = position + 1
+    return ",".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 from isolation.cpuset import CpuSet
 from isolation.errors import ForeignProcess, KernelThread, ProcessGone, ProcessRefused, ReservedProcess
@@ -136,12 +136,7 @@ def allowed_cpus(pid: int, tid: int, *, files: KernelFiles = HOST_FILES, proc_ro
         listed = text[start : text.index("\n", start)]
     except ValueError as cause:
         raise ValueError(f"{path!r} has no State or no Cpus_allowed_list: {text[:200]!r}") from cause
-    return None if state in _DEAD else _cpu_list(listed)
-
-
-@lru_cache(maxsize=64)  # all threads of a workload print the same few
-def _cpu_list(text: str) -> CpuSet:
-    return CpuSet.parse(text)
+    return None if state in _DEAD else CpuSet.parse(listed)
 
 
 def identify(
