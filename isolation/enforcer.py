@@ -201,7 +201,7 @@ class Enforcer:
                 for failure in steps.undo_all():
                     signal.add_note(failure)
                 raise
-            return replace(applied, mems_refused=unbound)
+            return replace(applied, mems_refused=unbound) if unbound else applied
 
     def verify(self, target: Target, spec: IsolationSpec, undo: Undo) -> tuple[Drift, ...]:
         """Compare wish and kernel; processes that have ended are no drift (see process.still)."""
@@ -293,7 +293,7 @@ class Enforcer:
     def _class(self, target: Target, spec: IsolationSpec, undo: Undo, applied: Applied, steps: Steps) -> Applied:
         if self._classes is None:
             told = "this daemon has no resctrl to write: it needs root and cpuset cgroups" if spec.wants_class else ""
-            return replace(applied, class_refused=told)
+            return replace(applied, class_refused=told) if told else applied
         threads = partial(self._threads, target.cgroup_path, undo)
         return self._classes.place(threads, spec, undo.resctrl, applied, steps)
 

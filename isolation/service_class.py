@@ -55,7 +55,7 @@ class ServiceClasses:
         """Add the wished class to what was applied already, or take the present one away if none is wished."""
         if undo is None:
             told = "there was no resctrl when it was placed; release it and place it again" if spec.wants_class else ""
-            return replace(applied, class_refused=told)
+            return replace(applied, class_refused=told) if told else applied
         if not spec.wants_class:
             return self._leave(threads, undo, applied, steps)
         mark = steps.mark
