@@ -10,6 +10,7 @@ from importlib.metadata import entry_points, version
 SUMMARIES = {
     "check": "report what this host allows, and what is lost without the rest",
     "host": "draw packages, caches, cores and who sits where",
+    "memory": "tell where the memory of processes and the page cache of a file are",
     "profile": "run a command alone and store what it does",
     "profiles": "list and show stored profiles",
     "train": "fit the slowdown model on measured observations",

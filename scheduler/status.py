@@ -41,6 +41,7 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     isolation.ResctrlVanished: _Code.FAILED_PRECONDITION,
     isolation.ResctrlRefused: _Code.FAILED_PRECONDITION,
     isolation.ResctrlBusy: _Code.UNAVAILABLE,
+    isolation.OutOfRmids: _Code.UNAVAILABLE,
     isolation.MemoryShort: _Code.RESOURCE_EXHAUSTED,
     isolation.PageCacheUnreadable: _Code.FAILED_PRECONDITION,
     isolation.OutOfClosids: _Code.RESOURCE_EXHAUSTED,
