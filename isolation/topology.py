@@ -229,7 +229,7 @@ def _nodes(root: Path, folder: Path, online: CpuSet, packages: Mapping[int, int]
     return tuple(
         NumaNode(
             id=number,
-            memory_bytes=_memory(path / "meminfo"),
+            memory_bytes=_node_memory(root, path, alone=len(paths) == 1),
             cpus=claim,
             distances=_distances(path / "distance", len(paths)),
             device_memory=number in devices and not claim,
@@ -248,6 +248,12 @@ def _distances(path: Path, count: int) -> tuple[int, ...]:
     """Read one number per online node; a line with fewer or more cannot be told which is which."""
     found = tuple(int(part) for part in (read_text(path) or "").split() if part.isdecimal())
     return found if len(found) == count else ()
+
+
+def _node_memory(root: Path, folder: Path, *, alone: bool) -> int | None:
+    """Return what a node has; the only one has all that there is, of which some hypervisors tell the node a part."""
+    told, whole = _memory(folder / "meminfo"), _memory(root / "proc/meminfo") if alone else None
+    return max(told, whole) if told is not None and whole is not None else told
 
 
 def _memory(path: Path) -> int | None:

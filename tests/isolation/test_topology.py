@@ -309,6 +309,16 @@ def test_only_nodes_with_memory_for_workloads_count_as_such(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.parametrize(("nodes", "memory_bytes"), [(1, 24 << 20), (2, 10 << 20)])
+def test_the_only_node_has_all_memory_whatever_it_tells(tmp_path: Path, nodes: int, memory_bytes: int) -> None:
+    files = cpu_files(0, "0", "0") | {f"{CPU}/online": "0", "proc/meminfo": "MemTotal: 24576 kB"}
+    for node in range(nodes):
+        files |= {f"{NODE}/node{node}/cpulist": "" if node else "0"}
+        files |= {f"{NODE}/node{node}/meminfo": f"Node {node} MemTotal: 10240 kB"}
+
+    assert read_topology(write_tree(tmp_path, files)).nodes[0].memory_bytes == memory_bytes
+
+
 def test_distances_that_do_not_match_the_nodes_are_unknown(tmp_path: Path) -> None:
     files = {f"{CPU}/online": "0", f"{NODE}/node1/cpulist": "0", f"{NODE}/node1/distance": "21 10"}
 
