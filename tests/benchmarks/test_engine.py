@@ -66,6 +66,75 @@ def test_kv_bytes_grow_as_llama_cpp_itself_says(engine: Engine, tiny_shape: Shap
     assert 0 <= per_token - kv_bytes(tiny_shape, 1) <= 32  # position and sequence of the cell come on top
 
 
+@pytest.fixture
+def team(tiny_model: Path) -> Iterator[Engine]:
+    engine = Engine(tiny_model, threads=1, context_tokens=256, agents=2, prefix_tokens=100)
+    yield engine
+    engine.close()
+
+
+def test_a_shared_prefix_is_held_once_and_read_by_every_agent(team: Engine, tiny_shape: Shape) -> None:
+    team.feed([*range(100), 7, 8])
+    alone = team.logits().copy()
+    team.share(range(100))
+
+    assert team.kv_bytes == kv_bytes(tiny_shape, 100)
+    for agent in range(2):
+        team.feed([7, 8], agent=agent)
+
+        np.testing.assert_allclose(team.logits(), alone, rtol=0, atol=0.02)
+    assert team.kv_bytes == kv_bytes(tiny_shape, 104), "the prefix counts once"
+
+
+def test_agents_do_not_hear_each_other(team: Engine) -> None:
+    team.share(range(20))
+    team.feed([7, 8], agent=0)
+    alone = team.logits().copy()
+    team.share(range(20))
+    team.feed([500, 600, 700], agent=1)
+    team.feed([7, 8], agent=0)
+
+    np.testing.assert_allclose(team.logits(), alone, rtol=0, atol=0.02)
+    assert not np.allclose(team.logits(), 0)
+
+
+def test_a_batch_of_several_agents_gives_what_each_would_get_alone(team: Engine) -> None:
+    team.share(range(20))
+    alone = [team.feed(ids, agent=agent) for agent, ids in enumerate(([5, 6, 7], [9]))]
+    team.share(range(20))
+
+    assert team.step([(0, [5, 6, 7]), (1, [9])]) == alone
+
+
+def test_an_agent_that_begins_anew_forgets_all_but_the_prefix(team: Engine, tiny_shape: Shape) -> None:
+    team.share(range(20))
+    first = team.feed([7, 8])
+    logits = team.logits().copy()
+    team.feed([1, 2, 3], agent=1)
+    team.begin(0)
+
+    assert team.kv_bytes == kv_bytes(tiny_shape, 20 + 3)
+    assert team.feed([7, 8]) == first
+
+    np.testing.assert_allclose(team.logits(), logits, rtol=0, atol=0.02)
+
+
+def test_an_agent_can_begin_anew_as_often_as_it_likes(team: Engine) -> None:
+    """Cells of forgotten episodes are used again: 30 times 200 tokens, room for 612."""
+    team.share(range(100))
+    for _ in range(30):
+        team.begin(1)
+        team.feed(range(200), agent=1)
+
+    assert team.tokens == 300
+
+
+@pytest.mark.parametrize("parts", [[], [(0, [])], [(0, [1] * 40), (1, [1] * 40)]])
+def test_a_batch_of_no_or_too_many_tokens_is_a_bug(team: Engine, parts: list[tuple[int, list[int]]]) -> None:
+    with pytest.raises(ValueError, match="BUG: a batch takes 1 to 64 tokens"):
+        team.step(parts)
+
+
 def test_more_tokens_than_the_context_holds_fail_with_the_number(engine: Engine) -> None:
     with pytest.raises(DecodeFailed, match=r"after 512 failed with code 1"):
         engine.feed([5] * 600)
