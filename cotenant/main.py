@@ -11,6 +11,7 @@ SUMMARIES = {
     "check": "report what this host allows, and what is lost without the rest",
     "host": "draw packages, caches, cores and who sits where",
     "memory": "tell where the memory of processes and the page cache of a file are",
+    "calibrate": "measure caches, memory and what sharing costs here, about a minute",
     "profile": "run a command alone and store what it does",
     "profiles": "list and show stored profiles",
     "train": "fit the slowdown model on measured observations",

@@ -5,7 +5,9 @@ ProfilerError
 ├── ProfileMissing         no profile of that name
 ├── ProfileDamaged         a stored profile that cannot be read
 ├── ObservationsDamaged    a stored observation that cannot be read
-├── StoreFailed            writing a profile, observation or model failed
+├── CalibrationMissing     this host was not calibrated
+├── CalibrationDamaged     a stored calibration that cannot be read
+├── StoreFailed            writing a profile, observation, calibration or model failed
 ├── WorkloadFailed         the profiled command could not start, ended early, or reported nothing
 ├── CountersUnavailable    the kernel or the CPU gives no such counter
 ├── TrainingImpossible     too little data
@@ -39,6 +41,14 @@ class ProfileDamaged(ProfilerError):
 
 class ObservationsDamaged(ProfilerError):
     """A stored observation that cannot be read."""
+
+
+class CalibrationMissing(ProfilerError):
+    """This host was not calibrated."""
+
+
+class CalibrationDamaged(ProfilerError):
+    """A stored calibration that cannot be read."""
 
 
 class StoreFailed(ProfilerError):

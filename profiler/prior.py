@@ -58,7 +58,8 @@ def prior(
     cache = _probed_cache_excess(victim, aggressor)
     probed = not math.isnan(cache)
     if not probed:
-        cache = _footprint_excess(victim, aggressor, host.llc_bytes)
+        known = host.llc_bytes if math.isnan(host.effective_llc_bytes) else host.effective_llc_bytes
+        cache = _footprint_excess(victim, aggressor, known)
     bandwidth = math.nan if probed else _bandwidth_factor(victim, aggressor, host.memory_bytes_per_s)
     return PriorParts(
         time_sharing=_weighted(shared - 1.0, relation.same_cpu),

@@ -177,6 +177,7 @@ class HostTraits:
     memory_bytes_per_s: float  #: peak of one LLC domain; NaN until calibrated
     smt_cost_sf: float = 1.6  #: slowdown of two busy SMT siblings; assumed until calibrated
     wake_wait_s: float = 0.0009  #: wait of a woken thread for a busy CPU; measured on Linux 6.18 with two CPUs
+    effective_llc_bytes: float = math.nan  #: what one thread gets to keep of the cache; NaN until calibrated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

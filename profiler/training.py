@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from cotenant.paths import default_state
 from isolation.topology import read_topology
+from profiler.calibration import find_calibration
 from profiler.errors import ModelDamaged, ModelMissing, ProfilerError, TrainingImpossible
 from profiler.features import FEATURE_NAMES, MONOTONE, RELATION_COLUMNS, SCHEMA_HASH, pair_row, profile_digest
 from profiler.heldout import (
@@ -342,7 +343,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only-if-better", action="store_true")
     chosen = parser.parse_args(arguments)
     try:
-        result = train_state(chosen.state, host_traits(read_topology()), only_if_better=chosen.only_if_better)
+        host = host_traits(read_topology(), find_calibration(chosen.state))
+        result = train_state(chosen.state, host, only_if_better=chosen.only_if_better)
     except ProfilerError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -34,6 +34,8 @@ from cotenant.v1 import (
 from isolation.capabilities import read_capabilities
 from isolation.enforcer import Enforcer, Mechanism
 from isolation.topology import read_topology
+from profiler.calibration import Calibration, find_calibration
+from profiler.errors import CalibrationDamaged
 from profiler.host import host_traits
 from profiler.registry import ModelRegistry
 from profiler.store import ObservationStore, ProfileStore
@@ -113,7 +115,8 @@ class Daemon:
         profiles = ProfileStore(self.state / "profiles")
         observations = ObservationStore(self.state / "observations.jsonl")
         models = ModelRegistry(self.state / "models")
-        self._viewer = Viewer(topology=self.topology, host=host_traits(self.topology), profiles=profiles, models=models)
+        host = host_traits(self.topology, self._calibration())
+        self._viewer = Viewer(topology=self.topology, host=host, profiles=profiles, models=models)
         self._writer = Writer(waiting_limit=max(1, settings.workers // 2))  # reads always find a free thread
         held: dict[str, Held] = {}
         uids = None if settings.allow_any_uid else frozenset({os.geteuid(), *settings.allow_uids})
@@ -233,6 +236,21 @@ class Daemon:
             os.umask(earlier)
         server.start()
         return server
+
+    def _calibration(self) -> Calibration | None:
+        """Read what `cotenant calibrate` stored; what cannot be used is told, and costs stay assumed."""
+        try:
+            found = find_calibration(self.state)
+        except CalibrationDamaged as error:
+            _log.warning("%s", error)
+            return None
+        if found is None:
+            return None
+        if found.host_fingerprint != self.topology.fingerprint:
+            _log.warning("the calibration in %r is of another host: run `cotenant calibrate`", str(self.state))
+        elif not found.quiet:
+            _log.warning("the calibration in %r was taken on a busy host: not used", str(self.state))
+        return found
 
     def _reconcile_forever(self) -> None:
         while not self._stopping.wait(self._settings.reconcile_s):

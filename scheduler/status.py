@@ -51,6 +51,8 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     profiler.ProfileMissing: _Code.NOT_FOUND,
     profiler.ProfileDamaged: _Code.DATA_LOSS,
     profiler.ObservationsDamaged: _Code.DATA_LOSS,
+    profiler.CalibrationMissing: _Code.NOT_FOUND,
+    profiler.CalibrationDamaged: _Code.DATA_LOSS,
     profiler.StoreFailed: _Code.UNAVAILABLE,
     profiler.WorkloadFailed: _Code.FAILED_PRECONDITION,
     profiler.CountersUnavailable: _Code.FAILED_PRECONDITION,

@@ -1,0 +1,192 @@
+"""What sharing costs on this host: a CPU, a core, a busy CPU at wake-up, the memory behind a cache; and the noise."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isolation.cpuset import CpuSet
+from profiler.calibration import Estimate
+from profiler.command import PinnedCommand
+from profiler.memory_kernels import Kernel, RandomReads, Streaming, unit_times_s
+
+_SPIN = (sys.executable, "-S", "-c", "while True: pass")
+_PAIRS = 4
+_SETTLE_S = 0.05
+_SLEEP_S = 0.002
+_BUSY_RATIO = 0.5  # lateness on an idle CPU is a small part of that on a busy one
+_BIN_S = 0.002
+_LEAST_BINS = 20
+_HIGH_QUANTILE, _WIDE_QUANTILE = 0.95, 0.99  # of the bins: what is left out are moments in which somebody interrupted
+
+
+@contextmanager
+def pinned(cpu: int) -> Iterator[None]:
+    """Keep this thread on one CPU; where it may run is as before afterwards."""
+    earlier = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, earlier)
+
+
+@contextmanager
+def _spinning(cpu: int) -> Iterator[PinnedCommand]:
+    with (
+        tempfile.TemporaryDirectory(prefix="cotenant-spin-") as folder,
+        PinnedCommand(_SPIN, CpuSet.of([cpu]), Path(folder)) as hog,
+    ):
+        yield hog
+
+
+def typical(times_s: Sequence[float]) -> Estimate:
+    """Give the lower quartile of times: what it is undisturbed; with the 5th and 75th percentile as its ends."""
+    low, value, high = np.quantile(times_s, [0.05, 0.25, 0.75])
+    return Estimate(float(value), float(low), float(high))
+
+
+def spread(values: Sequence[float]) -> Estimate:
+    """Give the median of some values with their quartiles."""
+    low, value, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return Estimate(float(value), float(low), float(high))
+
+
+def _ratios(kernel: Kernel, hog: PinnedCommand, slice_s: float, rate: Callable[[Kernel, float], float]) -> list[float]:
+    """Alternate alone and beside the hog; gives cost beside / mean cost of the slices around."""
+    costs = []
+    for number in range(2 * _PAIRS + 1):
+        (hog.resume if number % 2 else hog.pause)()
+        time.sleep(_SETTLE_S)
+        costs.append(rate(kernel, slice_s))
+    return [
+        during / ((before + after) / 2)
+        for before, during, after in zip(costs[0:-1:2], costs[1::2], costs[2::2], strict=True)
+    ]
+
+
+def time_share_cost(cpu: int, l2_bytes: int, seconds: float) -> Estimate:
+    """Compare the CPU time of work in the second-level cache beside a spinning process on this CPU and alone.
+
+    Half a CPU each is no cost of sharing; what switching and cold caches add to that is.
+    """
+    with pinned(cpu), _spinning(cpu) as hog:
+        kernel = RandomReads(max(1 << 16, l2_bytes // 2))
+        slice_s = seconds / (2 * _PAIRS + 1)
+        return spread(_ratios(kernel, hog, slice_s, lambda one, s: statistics.fmean(unit_times_s(one, s))))
+
+
+def smt_cost(cpu: int, sibling: int, l2_bytes: int, seconds: float) -> Estimate:
+    """Compare work in the second-level cache beside a spinning process on the sibling thread and alone."""
+    with pinned(cpu), _spinning(sibling) as hog:
+        kernel = RandomReads(max(1 << 16, l2_bytes // 2))
+        slice_s = seconds / (2 * _PAIRS + 1)
+        return spread(_ratios(kernel, hog, slice_s, lambda one, s: statistics.median(unit_times_s(one, s))))
+
+
+def _mean_lateness_s(seconds: float) -> float:
+    """Sleep again and again; gives by how much too late this thread ran, the latest hundredth left out."""
+    late: list[float] = []
+    until_s = time.monotonic() + seconds
+    while len(late) < 5 or time.monotonic() < until_s:
+        asked_s = time.monotonic() + _SLEEP_S
+        time.sleep(_SLEEP_S)
+        late.append(time.monotonic() - asked_s)
+    return statistics.fmean(sorted(late)[: max(1, math.floor(0.99 * len(late)))])
+
+
+def wake_wait(cpu: int, seconds: float) -> Estimate | str:
+    """Compare how late a sleeping thread wakes beside a spinning process on this CPU and without it, or say why not."""
+    with pinned(cpu), _spinning(cpu) as hog:
+        late: list[float] = []
+        for number in range(2 * _PAIRS + 1):
+            (hog.resume if number % 2 else hog.pause)()
+            time.sleep(_SETTLE_S)
+            late.append(_mean_lateness_s(seconds / (2 * _PAIRS + 1)))
+    if statistics.median(late[::2]) > _BUSY_RATIO * statistics.median(late[1::2]):
+        return "somebody else kept the CPU busy, so that alone was not alone"
+    waits = [
+        max(0.0, during - (before + after) / 2)
+        for before, during, after in zip(late[0:-1:2], late[1::2], late[2::2], strict=True)
+    ]
+    return spread(waits)
+
+
+def noise(cpu: int, llc_bytes: int, seconds: float) -> Estimate:
+    """Give how far the rate of the same run differs from one slice to the next, by wall time as measurements see it."""
+    count = 12
+    with pinned(cpu):
+        kernel = RandomReads(max(1 << 16, llc_bytes // 4))
+        rates = []
+        for _ in range(count):
+            started_s, units = time.monotonic(), 0
+            while time.monotonic() - started_s < seconds / count:
+                units += kernel.step()
+            rates.append(units / (time.monotonic() - started_s))
+    return spread([abs(after / before - 1) for before, after in itertools.pairwise(rates)])
+
+
+def peak_bandwidth(cpus: Collection[int], llc_bytes: int, seconds: float) -> Estimate | str:
+    """Stream from all these CPUs at once, from memory each touched first; gives read bytes per second, or why not.
+
+    The sum is taken in bins of two milliseconds, and a high quantile of those: whoever interrupts one of the threads
+    takes from a bin, never adds to it.
+    """
+    chosen = sorted(cpus)
+    each_bytes = max(4 * llc_bytes // len(chosen), 32 << 20)
+    logs: dict[int, list[tuple[float, int]]] = {}
+    failures: list[str] = []
+    ready = threading.Barrier(len(chosen))
+    stop = threading.Event()
+
+    def stream(cpu: int) -> None:
+        try:
+            os.sched_setaffinity(0, {cpu})  # of this thread alone
+            kernel = Streaming(each_bytes)
+            done, log = 0, []
+            ready.wait()
+            while not stop.is_set():
+                done += kernel.step()
+                log.append((time.monotonic(), done))
+            logs[cpu] = log
+        except (OSError, MemoryError, threading.BrokenBarrierError) as error:
+            failures.append(f"CPU {cpu}: {error}")
+            ready.abort()
+
+    threads = [threading.Thread(target=stream, args=(cpu,), name=f"stream-{cpu}") for cpu in chosen]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(seconds)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    if failures:
+        return failures[0]
+    return _quantiles([np.array(log) for log in logs.values() if len(log) > 1], len(chosen))
+
+
+def _quantiles(logs: Sequence[NDArray[np.float64]], expected: int) -> Estimate | str:
+    """Add up what all threads did in each bin; a log is [n, 2]: monotonic seconds, bytes done so far."""
+    if len(logs) < expected:
+        return "not every thread got to run"
+    start, end = max(log[0, 0] for log in logs), min(log[-1, 0] for log in logs)
+    edges = np.arange(start, end, _BIN_S)
+    if len(edges) <= _LEAST_BINS:
+        return "the threads did not run at the same time for long enough"
+    total = sum(np.diff(np.interp(edges, log[:, 0], log[:, 1])) for log in logs) / _BIN_S
+    low, value, high = np.quantile(total, [0.5, _HIGH_QUANTILE, _WIDE_QUANTILE])
+    return Estimate(float(value), float(low), float(high))
