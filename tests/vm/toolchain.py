@@ -26,7 +26,7 @@ _BUILD_PACKAGES = (
     *("bison", "flex", "gcc", "make", "meson", "ninja-build", "patch", "pkg-config", "xz-utils"),
     *("libattr1-dev", "libcap-ng-dev", "libfdt-dev", "libglib2.0-dev", "libpixman-1-dev", "zlib1g-dev"),
 )
-_RUN_PACKAGES = ("busybox-static", "dbus", "ipxe-qemu", "kmod", "qemu-system-data", "seabios", "systemd")
+_RUN_PACKAGES = ("busybox-static", "dbus", "file", "ipxe-qemu", "kmod", "qemu-system-data", "seabios", "systemd")
 _CONFIGURE = (
     *("--target-list=x86_64-softmmu", "--without-default-features", "--disable-install-blobs", "--disable-docs"),
     *("--disable-tools", "--disable-kvm", "--enable-tcg", "--enable-virtfs", "--enable-attr", "--enable-cap-ng"),
