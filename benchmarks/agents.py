@@ -68,7 +68,7 @@ def _print_coordination(engine: Engine, given: argparse.Namespace, stop: Stop, p
         progress=progress,
     )
     if found is None:
-        sys.stderr.write("agent: stopped before both runs were over: no coordination overhead\n")
+        sys.stderr.write("agent: stopped before all runs were over: no coordination overhead\n")
         return
     record = {"kind": given.kind, "agents": found.agents, "turns": found.turns, "team_s": found.team_s}
     record |= {"alone_s": found.alone_s, "coordination_overhead_ratio": found.overhead_ratio}
@@ -89,7 +89,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--coordination",
         type=_whole_number,
         metavar="TURNS",
-        help="so many turns by each agent, then the same turns by one alone; prints both times as JSON",
+        help="so many turns by each agent, and the same turns by one alone; prints both times as JSON",
     )
     return parser.parse_args(arguments)
 

@@ -5,8 +5,8 @@ turns with 6,473 tool calls, of which 3,264 (50 %) are shell commands. All 227 r
 CPU that a container used, 7 % of one CPU at the median, 13 % at the third quartile, 26 % at the 90th percentile.
 
 Scaling: a median turn there takes 3.7 s and a shell command 6.6 s, so a window of ten seconds would see one of each.
-Here seconds are divided by TIME_FACTOR and tokens by TOKEN_FACTOR. One thread makes a token of the default model in
-some 10 ms, hence a turn of the median length takes half a second and a window of ten seconds sees ten.
+Here seconds and tokens are divided by TIME_FACTOR. One thread of a server core makes a token of the default model in 12
+to 20 ms and reads one in 3 to 5 ms, so a turn takes about half a second and a window of ten seconds sees ten or more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 TIME_FACTOR = 8
-TOKEN_FACTOR = 4
 PREFIX_FACTOR = 64  # of the shared prefix alone: it is read once, before anything is measured
 
 #: The runs' first prompt (instructions and tools, the same for all of them): median, in tokens.
@@ -51,13 +50,9 @@ class Distribution:
         least, most = (math.log(one) for one in self.values[after - 1 : after + 1])
         return math.exp(least + (most - least) * (share - low) / (high - low))
 
-    def divided(self, factor: float) -> Distribution:
-        """Scale all values down."""
-        return Distribution(shares=self.shares, values=tuple(one / factor for one in self.values))
 
-
-def _of(values: tuple[float, ...], factor: float) -> Distribution:
-    return Distribution(shares=_SHARES, values=values).divided(factor)
+def _scaled(values: tuple[float, ...]) -> Distribution:
+    return Distribution(shares=_SHARES, values=tuple(one / TIME_FACTOR for one in values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +85,8 @@ KINDS: dict[str, Kind] = {
             name="simple",
             prompt_tokens=Distribution(shares=(0.0, 1.0), values=(5.0, 8.0)),  # growth at 1 % (39) and 5 % (66), / 8
             output_tokens=Distribution(shares=_SHARES, values=_ANSWER_TOKENS),
-            look_up_s=_of(_LOOK_UP_S, TIME_FACTOR),
-            shell_s=_of(_SHELL_S, TIME_FACTOR),
+            look_up_s=_scaled(_LOOK_UP_S),
+            shell_s=_scaled(_SHELL_S),
             shell_ratio=0.0,
             tool_cpu_ratio=0.0,
             draws=(0.25, 0.75),
@@ -102,10 +97,10 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(  # thought in steps, a look-up after each
             name="chain",
-            prompt_tokens=_of(_PROMPT_TOKENS, TOKEN_FACTOR),
-            output_tokens=_of(_OUTPUT_TOKENS, TOKEN_FACTOR),
-            look_up_s=_of(_LOOK_UP_S, TIME_FACTOR),
-            shell_s=_of(_SHELL_S, TIME_FACTOR),
+            prompt_tokens=_scaled(_PROMPT_TOKENS),
+            output_tokens=_scaled(_OUTPUT_TOKENS),
+            look_up_s=_scaled(_LOOK_UP_S),
+            shell_s=_scaled(_SHELL_S),
             shell_ratio=0.0,
             tool_cpu_ratio=0.0,
             draws=_MOST,
@@ -116,10 +111,10 @@ KINDS: dict[str, Kind] = {
         ),
         Kind(  # plan and act: half of the tool calls are shell commands
             name="plan",
-            prompt_tokens=_of(_PROMPT_TOKENS, TOKEN_FACTOR),
-            output_tokens=_of(_OUTPUT_TOKENS, TOKEN_FACTOR),
-            look_up_s=_of(_LOOK_UP_S, TIME_FACTOR),
-            shell_s=_of(_SHELL_S, TIME_FACTOR),
+            prompt_tokens=_scaled(_PROMPT_TOKENS),
+            output_tokens=_scaled(_OUTPUT_TOKENS),
+            look_up_s=_scaled(_LOOK_UP_S),
+            shell_s=_scaled(_SHELL_S),
             shell_ratio=_SHELL_RATIO,
             tool_cpu_ratio=_TOOL_CPU_RATIO,
             draws=_MOST,

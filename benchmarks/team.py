@@ -187,7 +187,7 @@ class Coordination:
     agents: int
     turns: int
     team_s: float
-    alone_s: float
+    alone_s: float  #: mean of one run before the team's and one after it, so that a drift of the host cancels
 
     @property
     def overhead_ratio(self) -> float:
@@ -198,11 +198,12 @@ class Coordination:
 def coordination(
     engine: Engine, kind: Kind, *, agents: int, rounds: int, seed: int, stop: Stop, progress: ProgressWriter
 ) -> Coordination | None:
-    """Measure a team of `agents` over so many turns each, then one agent over the same; None if stopped before."""
+    """Measure a team of `agents` over so many turns each, and one agent over the same; None if stopped before."""
     scripts = [list(islice(turns(kind, seed=seed, agent=number, agents=agents), rounds)) for number in range(agents)]
-    team_s = Team(engine, kind, scripts, seed=seed, stop=stop, progress=progress).run()
     alone = [by_one_agent(kind, scripts)]
-    alone_s = Team(engine, kind, alone, seed=seed, stop=stop, progress=progress).run()
+    before_s, team_s, after_s = (
+        Team(engine, kind, steps, seed=seed, stop=stop, progress=progress).run() for steps in (alone, scripts, alone)
+    )
     if stop.reached():
         return None
-    return Coordination(agents=agents, turns=agents * rounds, team_s=team_s, alone_s=alone_s)
+    return Coordination(agents=agents, turns=agents * rounds, team_s=team_s, alone_s=(before_s + after_s) / 2)

@@ -68,7 +68,7 @@ def test_a_measurement_that_is_stopped_says_so(tiny_model: Path) -> None:
     ended = finished("benchmarks.agents", [*arguments, "--seconds", "0.2"])
 
     assert (ended.returncode, ended.stdout) == (0, "")
-    assert "stopped before both runs were over" in ended.stderr
+    assert "stopped before all runs were over" in ended.stderr
 
 
 def test_a_planning_agent_ends_within_its_pause_and_computes_in_it(tiny_model: Path, tmp_path: Path) -> None:
