@@ -1,42 +1,65 @@
-"""Measures what a workload does alone: runs a command on given CPUs, or watches running processes.
+"""Measures what a workload does alone: runs a command on given CPUs, waits until it is steady, and watches it.
 
-A command is started in its own session with $COTENANT_PROGRESS set, warms up, is measured over a window, probed, and
-ended. A command that ends by itself is run again until the window is full, and its rate is 1 / run time. Whatever
-happens, nothing of it is left running.
+A command is started with $COTENANT_PROGRESS set, warms up, is measured over a window, probed, and ended. A command that
+ends by itself is run again until the window is full, and its rate is 1 / run time. Whatever happens, nothing of it is
+left running. Processes that run already are watched by profiler/observer.py.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from isolation.cpuset import CpuSet
 from isolation.topology import Topology, read_topology
 from profiler.command import PinnedCommand
+from profiler.comparison import halves_apart
 from profiler.counters import HARDWARE, Counters, hardware_features
-from profiler.errors import CountersUnavailable, RecordInvalid, WorkloadFailed
+from profiler.driver import Driver, driver_cpus, token_driver
+from profiler.errors import CountersUnavailable, HostBusy, RecordInvalid, WorkloadFailed
 from profiler.files import name_checked
 from profiler.findings import Findings
-from profiler.probes import measure
-from profiler.procfs import GroupSample, busy_s, cpu_s, features_between, sample
-from profiler.records import Quality, Source, WorkloadProfile
+from profiler.idleness import Solitude
+from profiler.metric import Metric, MetricKind, parse_metric
+from profiler.output import OutputLog
+from profiler.probing import measure
+from profiler.procfs import GroupSample, cpu_s, features_over
+from profiler.progress import ProgressLog
+from profiler.rates import silence, speed, window_rate
+from profiler.records import Quality, SteadyWindow, WorkloadProfile
 from profiler.repeats import repeat, wait_out
+from profiler.scrape import ScrapeLog
+from profiler.steadiness import SLICE_S, Slice, settled
 from profiler.tokens import token_features
 
-_SLICE_S = 0.5
+_SLICE_S = SLICE_S
 _TICK_S = 0.05
-_STEADY_RATIO = 0.1  # slices that differ by less count as steady
-_STEADY_SLICES = 3
-_HALVES_RATIO = 0.15  # both halves of the window must agree that well
-_FOREIGN_RATIO = 0.1  # share of the CPUs that others may use before a profile is called noisy
+_SAMPLES = 12  # of /proc in a window, a second apart at most
 _IDLE_CHECK_S = 0.3
+_WINDOWS = 2  # a window that does not agree with itself is measured again, once
 
 Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """One measurement, checked."""
+
+    name: str
+    command: tuple[str, ...]
+    cpus: CpuSet
+    window_s: float
+    warmup_s: float
+    start_limit_s: float
+    metric: Metric
+    driver: Driver | None
+    topology: Topology
+    report: Report
 
 
 def collect(
@@ -48,179 +71,253 @@ def collect(
     warmup_s: float = 5.0,
     probes: bool = True,
     metric: str = "auto",
+    driver: Driver | None = None,
+    start_limit_s: float = 60.0,
+    refuse_busy: bool = False,
     on_progress: Report | None = None,
 ) -> WorkloadProfile:
     """Run a command alone on these CPUs and describe it; raises WorkloadFailed, with its last words, if that fails.
 
-    metric: "auto" takes progress lines, or run time if the command ends by itself; "progress" and "exit-time" insist.
+    metric: see profiler/metric.py; driver: what loads it, from other CPUs, and tells its progress. It has start_limit_s
+    to be ready and tell its first progress, then warmup_s to become steady. refuse_busy: raise HostBusy, naming who is,
+    unless the CPUs and the cache are free before the start.
     """
     name_checked(name)
-    if metric not in ("auto", "progress", "exit-time"):
-        raise RecordInvalid(f"metric {metric!r} is not one of auto, progress, exit-time")
-    if not 0.5 <= window_s <= 3600 or not 0 <= warmup_s <= 3600:
-        raise RecordInvalid(f"window {window_s} s must be 0.5 to 3600 s and warm-up {warmup_s} s 0 to 3600 s")
+    wish = parse_metric(metric)
+    if not 0.5 <= window_s <= 3600 or not 0 <= warmup_s <= 3600 or not 0 < start_limit_s <= 3600:
+        raise RecordInvalid(
+            f"window {window_s} s must be 0.5 to 3600 s, warm-up {warmup_s} s 0 to 3600 s, "
+            f"start limit {start_limit_s} s above 0 and up to 3600 s"
+        )
     topology = read_topology()
     if not cpus or cpus - topology.usable:
         raise RecordInvalid(f"CPUs {str(cpus) or 'none'!r} cannot be used, usable here are {topology.usable}")
+    if driver is None and wish.kind is MetricKind.TOKENS:
+        driver = token_driver(wish.url, driver_cpus(topology, cpus))
     report = on_progress or (lambda _share, _stage: None)
+    plan = _Plan(
+        name=name,
+        command=tuple(command),
+        cpus=cpus,
+        window_s=window_s,
+        warmup_s=warmup_s,
+        start_limit_s=start_limit_s,
+        metric=wish,
+        driver=driver,
+        topology=topology,
+        report=report,
+    )
     findings = Findings()
-    report(0.0, "checking that the host is idle")
-    _check_idle(cpus, findings)
-    with tempfile.TemporaryDirectory(prefix="cotenant-") as temporary:
-        folder = Path(temporary)
-        with PinnedCommand(command, cpus, folder) as workload:
-            if metric == "exit-time":
-                wait_out(workload, window_s, report)
-            else:
-                _warm_up(workload, warmup_s, report)
-                _window(workload, cpus, window_s, findings, report)
-            ended = workload.exit_code is not None
-            if not ended:
-                _require_progress(workload, metric)
-                if probes:
-                    report(0.6, "probing the cache")
-                    _probe(workload, cpus, topology, findings, report)
-            elif metric == "progress":
-                raise WorkloadFailed(f"{workload.ended_why()}, before the window of {window_s:g} s was over")
-        if ended:
-
-            def again(number: int) -> PinnedCommand:
-                (folder / f"run-{number}").mkdir()
-                return PinnedCommand(command, cpus, folder / f"run-{number}")
-
-            repeat(workload, again, window_s=window_s, findings=findings, report=report)
+    with _aside(topology.usable - cpus), tempfile.TemporaryDirectory(prefix="cotenant-") as temporary:
+        report(0.0, "checking that the host is idle")
+        _check_idle(plan, findings, refuse_busy=refuse_busy)
+        _measure(plan, Path(temporary), findings, probes=probes)
     report(1.0, "done")
     return findings.profile(name, len(cpus), topology)
 
 
-def collect_running(
-    name: str, pids: Collection[int], duration_s: float = 30.0, on_progress: Report | None = None
-) -> WorkloadProfile:
-    """Watch running processes and their descendants; they are neither moved, paused nor probed."""
-    name_checked(name)
-    if not pids or not 0.5 <= duration_s <= 3600:
-        raise RecordInvalid(f"{len(pids)} pids for {duration_s} s: give at least one pid and 0.5 to 3600 s")
-    report = on_progress or (lambda _share, _stage: None)
-    topology = read_topology()
-    first = sample(pids)
-    if missing := set(pids) - first.pids:
-        raise WorkloadFailed(f"no such process: {', '.join(map(str, sorted(missing)))}. Give pids that are running")
-    findings = Findings(notes=["watched while running: not alone, no probes"])
-    last = first
-    with _hardware(first, findings) as counters:
-        while (elapsed_s := last.t_s - first.t_s) < duration_s:
-            report(elapsed_s / duration_s, f"watching {len(last.pids)} processes")
-            time.sleep(min(_SLICE_S, duration_s - elapsed_s + 0.001))
-            last = sample(pids)
-            if not last.pids:
+def _measure(plan: _Plan, folder: Path, findings: Findings, *, probes: bool) -> None:
+    solitude = Solitude(plan.cpus, plan.topology)
+    first = solitude.now()
+    with ExitStack() as running:
+        workload = running.enter_context(_started(plan, folder))
+        if plan.metric.kind is MetricKind.EXIT_TIME:
+            wait_out(workload, plan.window_s, plan.report)
+            if workload.exit_code is None:
                 raise WorkloadFailed(
-                    f"all processes of {sorted(pids)} ended after {elapsed_s:.1f} s of {duration_s:g} s"
+                    f"the command did not end by itself within {10 * plan.window_s:g} s, ten windows: leave --metric "
+                    "out, or give a longer window"
                 )
-        findings.features.extend(hardware_features(counters.read(), last.t_s - first.t_s))
-    cpus = _usable_at_once(last, topology)
-    findings.features.extend(features_between(first, last, cpus))
-    report(1.0, "done")
-    return findings.profile(name, cpus, topology)
+        else:
+            if plan.driver is not None:
+                _drive(plan, workload, folder, running)
+            steady = _warm_up(workload, plan)
+            _windows(workload, plan, steady, findings)
+        if workload.exit_code is None:
+            if probes:
+                plan.report(0.6, "probing the cache")
+                taken = plan.driver.cpus if plan.driver else CpuSet()
+                _probe(workload, plan.cpus, plan.topology, findings, plan.report, taken=taken)
+            return
+        _require_no_progress_wanted(workload, plan)
+        _require_no_family(workload, plan, findings)
+
+    def again(number: int) -> PinnedCommand:
+        (folder / f"run-{number}").mkdir()
+        return PinnedCommand(plan.command, plan.cpus, folder / f"run-{number}")
+
+    repeat(workload, again, window_s=plan.window_s, findings=findings, report=plan.report)
+    company = solitude.company(first, solitude.now(), on_s=findings.used_s)
+    if company.is_too_much:
+        findings.doubt(Quality.NOISY, f"during the runs {company}")
 
 
-def _check_idle(cpus: CpuSet, findings: Findings) -> None:
-    before_s, own_before_s = busy_s(cpus), time.process_time()
+def _started(plan: _Plan, folder: Path) -> PinnedCommand:
+    metric = plan.metric
+    output = OutputLog(metric) if metric.reads_output and plan.driver is None else None
+    workload = PinnedCommand(plan.command, plan.cpus, folder, output=output)
+    if metric.kind is MetricKind.PROMETHEUS:
+        workload.progress = ScrapeLog(metric)
+    return workload
+
+
+def _drive(plan: _Plan, workload: PinnedCommand, folder: Path, running: ExitStack) -> None:
+    """Wait until the workload is ready, and put its load on it."""
+    if plan.driver is None:
+        return
+    plan.report(0.02, "waiting until it is ready")
+    plan.driver.ready(workload, plan.start_limit_s)
+    (folder / "load").mkdir()
+    output = OutputLog(plan.metric) if plan.metric.reads_output else None
+    driver = PinnedCommand(plan.driver.command, plan.driver.cpus, folder / "load", output=output)
+    workload.driven_by(running.enter_context(driver))
+
+
+def _check_idle(plan: _Plan, findings: Findings, *, refuse_busy: bool) -> None:
+    solitude = Solitude(plan.cpus, plan.topology)
+    first = solitude.now()
     time.sleep(_IDLE_CHECK_S)
-    # a progress bar of ours may draw meanwhile, on whichever CPU
-    share = (busy_s(cpus) - before_s - time.process_time() + own_before_s) / _IDLE_CHECK_S / len(cpus)
-    if share > _FOREIGN_RATIO:
-        findings.doubt(Quality.NOISY, f"CPUs {cpus} were {share:.0%} busy before the start")
+    company = solitude.company(first, solitude.now())
+    if not company.is_too_much:
+        return
+    if refuse_busy:
+        raise HostBusy(f"CPUs {plan.cpus} are not alone: {company}. End those, choose other CPUs, or wait")
+    findings.doubt(Quality.NOISY, f"before the start {company}")
 
 
-def _warm_up(workload: PinnedCommand, limit_s: float, report: Report) -> None:
-    """Wait for three slices in a row of equal progress (of equal CPU time, without progress lines), or the limit."""
+def _warm_up(workload: PinnedCommand, plan: _Plan) -> str:
+    """Wait for slices in a row that agree; say why they do, or empty when the limit came first."""
+    _await_progress(workload, plan)
     start_s = time.monotonic()
-    rates: list[float] = []
-    last = sample({workload.pid})
-    while workload.poll() and (elapsed_s := time.monotonic() - start_s) < limit_s:
-        report(0.15 * elapsed_s / limit_s, "warming up")
+    slices: list[Slice] = []
+    last = workload.sample()
+    while workload.poll() and (elapsed_s := time.monotonic() - start_s) < plan.warmup_s:
+        plan.report(0.1 + 0.05 * elapsed_s / plan.warmup_s, "warming up")
         if workload.wait(_SLICE_S):
-            return
-        now = sample({workload.pid})
+            return ""
+        now = workload.sample()
         workload.poll()
-        rate = _covered_rate(workload, last.t_s, now.t_s)
-        rates.append(cpu_s(last, now) / (now.t_s - last.t_s) if rate is None else rate)
+        cores = cpu_s(last, now) / (now.t_s - last.t_s)
+        rate = speed(workload.progress, last.t_s, now.t_s)
+        slices.append(Slice(rate_per_s=rate, cpu_cores=cores, rss_bytes=now.rss_bytes))
         last = now
-        recent = rates[-_STEADY_SLICES:]
-        if len(recent) == _STEADY_SLICES and max(recent) - min(recent) <= _STEADY_RATIO * statistics.fmean(recent):
+        if why := settled(slices, rate_expected=workload.progress.covered_s is not None):
+            return why
+    return ""
+
+
+def _await_progress(workload: PinnedCommand, plan: _Plan) -> None:
+    """Wait for the first progress of what will tell some: until then it loads, however steadily it computes."""
+    start_s = time.monotonic()
+    while workload.poll() and workload.progress.covered_s is None:
+        log = workload.progress
+        told = plan.metric.tells_while_running or plan.driver is not None
+        if not told and not (isinstance(log, ProgressLog) and log.is_expected):
             return
+        elapsed_s = time.monotonic() - start_s
+        if elapsed_s > plan.start_limit_s:
+            if not told:
+                return
+            raise WorkloadFailed(f"{silence(log, plan.metric)} within {plan.start_limit_s:g} s{workload.last_words()}")
+        plan.report(0.1 * elapsed_s / plan.start_limit_s, "waiting for its first progress")
+        workload.wait(_TICK_S)
 
 
-def _window(workload: PinnedCommand, cpus: CpuSet, window_s: float, findings: Findings, report: Report) -> None:
-    """Measure the steady window; adds nothing if the command ends inside it."""
-    first = sample({workload.pid})
-    busy_first_s = busy_s(cpus)
-    marks_s = [first.t_s]
-    with _hardware(first, findings) as counters:
-        while workload.poll() and (elapsed_s := time.monotonic() - first.t_s) < window_s:
-            report(0.15 + 0.45 * elapsed_s / window_s, "measuring")
+def _windows(workload: PinnedCommand, plan: _Plan, steady: str, findings: Findings) -> None:
+    """Measure the steady window; once more if it does not agree with itself."""
+    for number in range(1, _WINDOWS + 1):
+        found = Findings()
+        _window(workload, plan, steady, found)
+        if found.quality is not Quality.UNSTABLE or not workload.poll() or number == _WINDOWS:
+            break
+        steady = f"the window before it did not agree with itself; {steady or 'no steady start was seen'}"
+    findings.take(found)
+
+
+def _window(workload: PinnedCommand, plan: _Plan, steady: str, findings: Findings) -> None:
+    """Measure one window; adds nothing if the command ends inside it."""
+    solitude = Solitude(plan.cpus, plan.topology)
+    samples = [workload.sample()]
+    moments = [solitude.now()]
+    driver_first = workload.driver_sample()
+    window_s, step_s = plan.window_s, min(1.0, max(0.1, plan.window_s / _SAMPLES))
+    start_s = samples[0].t_s
+    with hardware_counters(samples[0], findings) as counters:
+        while workload.poll() and (elapsed_s := time.monotonic() - start_s) < window_s:
+            plan.report(0.15 + 0.45 * elapsed_s / window_s, "measuring")
             workload.wait(min(_TICK_S, window_s - elapsed_s))
-            if time.monotonic() - marks_s[-1] >= _SLICE_S:
-                marks_s.append(time.monotonic())
+            if time.monotonic() - samples[-1].t_s >= step_s and time.monotonic() < start_s + window_s - step_s / 2:
+                samples.append(workload.sample())
         if not workload.poll():
             return
-        last = sample({workload.pid})
-        findings.features.extend(hardware_features(counters.read(), last.t_s - first.t_s))
-    foreign = (busy_s(cpus) - busy_first_s - cpu_s(first, last)) / (last.t_s - first.t_s) / len(cpus)
-    if foreign > _FOREIGN_RATIO:
-        findings.doubt(Quality.NOISY, f"others used {foreign:.0%} of CPUs {cpus} during the window")
-    findings.features.extend(features_between(first, last, len(cpus)))
-    findings.features.extend(token_features(workload.progress.events, first.t_s, last.t_s))
-    _rate(workload, first.t_s, last.t_s, marks_s, findings)
+        samples.append(workload.sample())
+        findings.features.extend(hardware_features(counters.read(), samples[-1].t_s - start_s))
+    moments.append(solitude.now())
+    driver_last = workload.driver_sample()
+    beside_s = cpu_s(driver_first, driver_last) if driver_first and driver_last else 0.0
+    ours = samples[0].pids | samples[-1].pids | (driver_last.pids if driver_last else frozenset())
+    company = solitude.company(
+        moments[0], moments[1], on_s=cpu_s(samples[0], samples[-1]), beside_s=beside_s, ours=ours
+    )
+    if company.is_too_much:
+        findings.doubt(Quality.NOISY, f"during the window {company}")
+    findings.features.extend(features_over(samples, len(plan.cpus)))
+    findings.features.extend(token_features(workload.progress.events, start_s, samples[-1].t_s))
+    told = window_rate(workload.progress, workload.last_words, plan.metric, samples, findings)
+    if apart := halves_apart(samples, len(plan.cpus)):
+        findings.doubt(Quality.UNSTABLE, apart)
+    findings.window = SteadyWindow(
+        start_s=start_s - workload.started_s,
+        length_s=samples[-1].t_s - start_s,
+        decided_by=f"{steady or f'no steady start within {plan.warmup_s:g} s'}; {told}",
+    )
 
 
-def _rate(workload: PinnedCommand, start_s: float, end_s: float, marks_s: Sequence[float], findings: Findings) -> None:
-    rate = _covered_rate(workload, start_s, end_s)
-    if rate is None:
-        findings.notes.append("no rate: the command wrote no progress lines and did not end")
+def _require_no_progress_wanted(workload: PinnedCommand, plan: _Plan) -> None:
+    """Refuse a command that ended though its metric, or its load, needs one that keeps running."""
+    if not plan.metric.tells_while_running and plan.driver is None:
         return
-    slices = [_covered_rate(workload, a, b) for a, b in itertools.pairwise(marks_s)]
-    known = [one for one in slices if one is not None]
-    findings.add("rate_per_s", rate, Source.PROGRESS, end_s - start_s, known)
-    middle_s = (start_s + end_s) / 2
-    halves = [_covered_rate(workload, start_s, middle_s) or 0.0, _covered_rate(workload, middle_s, end_s) or 0.0]
-    if abs(halves[0] - halves[1]) > _HALVES_RATIO * rate:
-        findings.doubt(
-            Quality.UNSTABLE, f"the rate still moved: {halves[0]:.4g} then {halves[1]:.4g} per s in the window's halves"
-        )
+    silent = "" if workload.progress.covered_s else f"; {silence(workload.progress, plan.metric)} before that"
+    raise WorkloadFailed(f"{workload.ended_why()}, before the window of {plan.window_s:g} s was over{silent}")
 
 
-def _covered_rate(workload: PinnedCommand, start_s: float, end_s: float) -> float | None:
-    """Give work per second over the part of a span that progress lines cover; None = less than half of it."""
-    covered = workload.progress.covered_s
-    if covered is None:
-        return None
-    start, end = max(start_s, covered[0]), min(end_s, covered[1])
-    if end - start < (end_s - start_s) / 2:
-        return None
-    return workload.progress.rate_per_s(start, end)
+def _require_no_family(workload: PinnedCommand, plan: _Plan, findings: Findings) -> None:
+    """Refuse a command that went on in the background: its run time would be that of starting."""
+    left = workload.family()
+    if not left or workload.exit_code != 0:
+        return
+    who = f"{len(left)} processes, pids {', '.join(map(str, sorted(left)[:5]))}"
+    if plan.metric.kind is MetricKind.EXIT_TIME:
+        findings.doubt(Quality.UNSTABLE, f"the command left {who} behind, which were ended")
+        return
+    raise WorkloadFailed(
+        f"{plan.command[0]!r} went into the background after {workload.ended_s - workload.started_s:.2f} s: it left "
+        f"{who}, which were ended. Start it in the foreground (an option such as --foreground or 'daemon off;'), or "
+        "insist on its run time with --metric exit-time"
+    )
 
 
-def _require_progress(workload: PinnedCommand, metric: str) -> None:
-    if metric == "progress" and workload.progress.covered_s is None:
-        raise WorkloadFailed(
-            f"the command wrote no progress lines to $COTENANT_PROGRESS "
-            f"({workload.progress.malformed_lines} malformed ones); see profiler/progress.py for the format, "
-            f"or leave --metric out"
-        )
-    if metric == "exit-time":
-        raise WorkloadFailed(
-            "the command did not end by itself within ten windows: leave --metric out, or give a longer window"
-        )
+@contextmanager
+def _aside(cpus: CpuSet) -> Iterator[None]:
+    """Stay off the workload's CPUs meanwhile, if there are others."""
+    before = os.sched_getaffinity(0)
+    if cpus:
+        os.sched_setaffinity(0, set(cpus))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
-def _probe(workload: PinnedCommand, cpus: CpuSet, topology: Topology, findings: Findings, report: Report) -> None:
+def _probe(
+    workload: PinnedCommand, cpus: CpuSet, topology: Topology, findings: Findings, report: Report, *, taken: CpuSet
+) -> None:
     domain = next((one for one in topology.llc_domains if cpus <= one.cpus), None)
     if domain is None or domain.size_bytes is None:
         findings.notes.append(f"no probes: CPUs {cpus} do not lie within one last-level cache of known size")
         return
     cores = {cpu.core for cpu in topology.cpus if cpu.id in cpus}
-    free = (domain.cpus & topology.usable) - cpus
+    free = (domain.cpus & topology.usable) - cpus - taken  # those of its load generator are taken
     siblings = CpuSet.of(cpu.id for cpu in topology.cpus if cpu.core in cores)
     # a probe on the sibling thread would measure the shared core, not the shared cache
     choice = list(free - siblings)
@@ -235,6 +332,7 @@ def _probe(workload: PinnedCommand, cpus: CpuSet, topology: Topology, findings: 
         probe_cpu=choice[-1],
         llc_bytes=domain.size_bytes,
         folder=workload.folder,
+        pids=workload.family(),
         slice_s=_SLICE_S if duty > 0.9 else 2 * _SLICE_S,
         on_progress=lambda share: report(0.6 + 0.4 * share, "probing the cache"),
     )
@@ -242,21 +340,10 @@ def _probe(workload: PinnedCommand, cpus: CpuSet, topology: Topology, findings: 
     findings.notes.extend(result.notes)
 
 
-def _hardware(group: GroupSample, findings: Findings) -> Counters:
+def hardware_counters(group: GroupSample, findings: Findings) -> Counters:
     """Count on all threads of the group; where that is impossible nothing is counted and a note says why."""
     try:
         return Counters(group.voluntary, HARDWARE)
     except CountersUnavailable as error:
         findings.notes.append(f"no hardware counters: {error}")
         return Counters((), HARDWARE)
-
-
-def _usable_at_once(group: GroupSample, topology: Topology) -> int:
-    """Give how many CPUs a running group can use at once: those it may run on, but no more than it has threads."""
-    allowed: set[int] = set()
-    for pid in group.pids:
-        try:
-            allowed |= os.sched_getaffinity(pid)
-        except ProcessLookupError:
-            continue  # it ended
-    return max(1, min(len(allowed) or len(topology.online), group.threads))

@@ -9,6 +9,7 @@ ProfilerError
 ├── CalibrationDamaged     a stored calibration that cannot be read
 ├── StoreFailed            writing a profile, observation, calibration or model failed
 ├── WorkloadFailed         the profiled command could not start, ended early, or reported nothing
+├── HostBusy               others use the CPUs, and a profile was wished for only if not
 ├── CountersUnavailable    the kernel or the CPU gives no such counter
 ├── TrainingImpossible     too little data
 └── ModelMissing           no model, or none active
@@ -59,6 +60,12 @@ class StoreFailed(ProfilerError):
 
 class WorkloadFailed(ProfilerError):
     """The profiled command could not start, ended early, or reported nothing."""
+
+
+class HostBusy(ProfilerError):
+    """Others use the CPUs or the caches, and a profile was wished for only if not."""
+
+    retryable = True
 
 
 class CountersUnavailable(ProfilerError):

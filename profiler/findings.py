@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from isolation.topology import Topology
-from profiler.records import PROFILE_FEATURES, Feature, Quality, Source, WorkloadProfile
+from profiler.records import PROFILE_FEATURES, Feature, Quality, Source, SteadyWindow, WorkloadProfile
 
 
 @dataclass(slots=True)
@@ -18,6 +18,16 @@ class Findings:
     features: list[Feature] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     quality: Quality = Quality.STABLE
+    window: SteadyWindow | None = None
+    used_s: float = 0.0  #: CPU time of commands that ended by themselves
+
+    def take(self, other: Findings) -> None:
+        """Add what another measurement of the same workload found."""
+        self.features.extend(other.features)
+        self.notes.extend(other.notes)
+        self.window = other.window or self.window
+        if self.quality is Quality.STABLE:
+            self.quality = other.quality
 
     def doubt(self, quality: Quality, reason: str) -> None:
         """Note a reason not to trust the profile; the first one names its quality."""
@@ -45,4 +55,5 @@ class Findings:
             created_unix_s=time.time(),
             quality=self.quality,
             note="; ".join(self.notes),
+            window=self.window,
         )

@@ -5,10 +5,12 @@ A group is the given pids, their descendants, and everybody in a session that on
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import statistics
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,9 +59,9 @@ def members(pids: Collection[int], root: Path = PROC) -> frozenset[int]:
     return frozenset(found)
 
 
-def sample(pids: Collection[int], root: Path = PROC) -> GroupSample:
+def sample(pids: Collection[int], root: Path = PROC, *, without: Collection[int] = ()) -> GroupSample:
     """Read the totals of the group now; processes that vanish while we read count as gone."""
-    group = members(pids, root)
+    group = members(pids, root).difference(without)
     totals = [0.0] * 4
     rss_bytes, io, threads = 0.0, [0.0, 0.0], 0
     voluntary: dict[int, int] = {}
@@ -101,12 +103,24 @@ def cpu_s(first: GroupSample, last: GroupSample) -> float:
 
 def features_between(first: GroupSample, last: GroupSample, cpus: int) -> tuple[Feature, ...]:
     """Turn two samples into features of a workload that was given that many CPUs."""
-    window_s = last.t_s - first.t_s
-    if window_s <= 0:
+    return features_over((first, last), cpus)
+
+
+def features_over(samples: Sequence[GroupSample], cpus: int) -> tuple[Feature, ...]:
+    """Turn samples into features of the whole span, each with its spread over the slices between them."""
+    if len(samples) < 2 or samples[-1].t_s <= samples[0].t_s:
         return ()
+    slices = [_values(one, other, cpus) for one, other in itertools.pairwise(samples) if other.t_s > one.t_s]
+    whole = _values(samples[0], samples[-1], cpus)
+    window_s = samples[-1].t_s - samples[0].t_s
+    return procfs_features(whole, window_s, slices if len(slices) > 1 else ())
+
+
+def _values(first: GroupSample, last: GroupSample, cpus: int) -> dict[str, float]:
+    window_s = last.t_s - first.t_s
     used_s = cpu_s(first, last)
     system_s = max(0.0, last.system_s - first.system_s)
-    values = {
+    return {
         "cpu_cores": used_s / window_s,
         "cpu_utilisation_ratio": min(1.0, used_s / window_s / cpus),
         "system_time_ratio": min(1.0, system_s / used_s) if used_s > 0 else math.nan,
@@ -119,16 +133,49 @@ def features_between(first: GroupSample, last: GroupSample, cpus: int) -> tuple[
         "io_read_bytes_per_s": (last.read_bytes - first.read_bytes) / window_s,
         "io_write_bytes_per_s": (last.written_bytes - first.written_bytes) / window_s,
     }
-    return procfs_features(values, window_s)
 
 
-def procfs_features(values: dict[str, float], window_s: float) -> tuple[Feature, ...]:
+def procfs_features(
+    values: dict[str, float], window_s: float, slices: Sequence[dict[str, float]] = ()
+) -> tuple[Feature, ...]:
     """Keep what is known: NaN and values outside a feature's definition are left out."""
-    return tuple(
-        Feature(name=name, value=value, spread=None, source=Source.PROCFS, window_s=window_s, samples=1)
-        for name, value in values.items()
-        if PROFILE_FEATURES[name][0] <= value <= PROFILE_FEATURES[name][1]
-    )
+    found = []
+    for name, value in values.items():
+        low, high = PROFILE_FEATURES[name]
+        if low <= value <= high:
+            known = [one[name] for one in slices if math.isfinite(one.get(name, math.nan))]
+            spread = statistics.stdev(known) if len(known) > 1 else None
+            count = max(1, len(known))
+            found.append(
+                Feature(name=name, value=value, spread=spread, source=Source.PROCFS, window_s=window_s, samples=count)
+            )
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessTime:
+    """CPU time of one process; pid and started_ticks together are never used twice."""
+
+    name: str
+    started_ticks: int
+    cpu_s: float
+
+
+def process_times(root: Path = PROC) -> dict[int, ProcessTime]:
+    """Read the CPU time of every process, without that of its children."""
+    found = {}
+    for entry in os.listdir(root):  # noqa: PTH208
+        if not entry.isdecimal():
+            continue
+        try:
+            text = (root / entry / "stat").read_text(errors="replace")
+        except OSError:
+            continue  # it ended
+        fields = text[text.rindex(")") + 2 :].split()
+        name = "".join(one if one.isprintable() else "?" for one in text[text.index("(") + 1 : text.rindex(")")])
+        used_s = (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+        found[int(entry)] = ProcessTime(name, int(fields[19]), used_s)
+    return found
 
 
 def busy_s(cpus: CpuSet, root: Path = PROC) -> float:

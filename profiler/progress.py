@@ -73,12 +73,10 @@ class ProgressEvent:
     stream: int = 0  #: which of several agents or requests
 
 
-class ProgressLog:
-    """Reads a progress file as it grows; lines that are no progress are counted, not raised."""
+class WorkLog:
+    """Work done and events by the moment they happened; whoever reads a source adds to it in `poll`."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
+    def __init__(self) -> None:
         self._times_s: list[float] = []
         self._work: list[float] = []
         self._tokens = 0.0
@@ -86,18 +84,7 @@ class ProgressLog:
         self.malformed_lines = 0
 
     def poll(self) -> None:
-        """Take in what was appended since the last call; an unfinished last line waits."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except FileNotFoundError:
-            return
-        complete = data.rfind(b"\n") + 1
-        self._offset += complete
-        for line in data[:complete].splitlines():
-            if not self._take(line):
-                self.malformed_lines += 1
+        """Take in what is new."""
 
     def work_at(self, t_s: float) -> float:
         """Give work done by a moment, interpolated between lines; NaN outside the recorded time."""
@@ -118,6 +105,52 @@ class ProgressLog:
         """First and last moment with a known amount of work."""
         return (self._times_s[0], self._times_s[-1]) if self._times_s else None
 
+    def add_total(self, t_s: float, work: float) -> bool:
+        """Take work done so far; False if it, or time, went backwards."""
+        if self._times_s and (t_s < self._times_s[-1] or work < self._work[-1]):
+            return False
+        self._times_s.append(t_s)
+        self._work.append(work)
+        return True
+
+    def add_work(self, t_s: float, work: float) -> bool:
+        """Take work done since the last call; the first one starts the record."""
+        if not self._times_s:
+            return work >= 0 and self.add_total(t_s, 0.0)
+        return self.add_total(t_s, self._work[-1] + work)
+
+    def add_rate(self, t_s: float, rate_per_s: float) -> bool:
+        """Take the rate since the last call; the first one starts the record."""
+        return self.add_work(t_s, rate_per_s * (t_s - self._times_s[-1] if self._times_s else 0.0))
+
+
+class ProgressLog(WorkLog):
+    """Reads a progress file as it grows; lines that are no progress are counted, not raised."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._offset = 0
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether somebody made the file: a line will come."""
+        return self._path.exists()
+
+    def poll(self) -> None:
+        """Take in what was appended since the last call; an unfinished last line waits."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        complete = data.rfind(b"\n") + 1
+        self._offset += complete
+        for line in data[:complete].splitlines():
+            if not self._take(line):
+                self.malformed_lines += 1
+
     def _take(self, line: bytes) -> bool:
         try:
             record = json.loads(line) if len(line) <= _LINE_LIMIT_BYTES else None
@@ -131,7 +164,7 @@ class ProgressLog:
             return False
         kind = record.get("event")
         if kind is None:
-            return "work" in numbers and self._append(t_s, numbers["work"])
+            return "work" in numbers and self.add_total(t_s, numbers["work"])
         return isinstance(kind, str) and self._take_event(t_s, kind, numbers)
 
     def _take_event(self, t_s: float, kind: str, numbers: dict[str, float]) -> bool:
@@ -142,12 +175,5 @@ class ProgressLog:
         self.events.append(ProgressEvent(t_s, kind, stream=int(stream), **known))
         if kind == "token":  # tokens are the work of a workload that reports no other
             self._tokens += tokens
-            self._append(t_s, self._tokens)
-        return True
-
-    def _append(self, t_s: float, work: float) -> bool:
-        if self._times_s and (t_s < self._times_s[-1] or work < self._work[-1]):
-            return False
-        self._times_s.append(t_s)
-        self._work.append(work)
+            self.add_total(t_s, self._tokens)
         return True

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from profiler.errors import RecordInvalid
 
-PROFILE_SCHEMA_VERSION = 1  # 1: first version
+PROFILE_SCHEMA_VERSION = 2  # 1: first version; 2: the steady window
 
 
 class Source(StrEnum):
@@ -92,7 +92,29 @@ PROFILE_FEATURES: dict[str, tuple[float, float]] = {
     "duty_cycle_ratio": (0.0, 1.0),  # share of the window in which tokens were made
     "tool_time_ratio": (0.0, 1.0),
     "kv_bytes": (0.0, 1e13),
+    # own slowdown beside random reads over a part of the LLC, and beside a copier that works for a part of the time
+    "cache_eighth_sf": (0.2, 100.0),
+    "cache_quarter_sf": (0.2, 100.0),
+    "cache_half_sf": (0.2, 100.0),
+    "cache_full_sf": (0.2, 100.0),
+    "stream_quarter_sf": (0.2, 100.0),
+    "stream_half_sf": (0.2, 100.0),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteadyWindow:
+    """The part of a run that a profile describes."""
+
+    start_s: float  #: after the workload was started, or watching began
+    length_s: float
+    decided_by: str  #: why it may be taken for steady, or that it may not
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(one) and one >= 0 for one in (self.start_s, self.length_s)):
+            raise RecordInvalid(
+                f"window from {self.start_s} s for {self.length_s} s: both must be finite and at least 0"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +128,7 @@ class WorkloadProfile:
     created_unix_s: float
     quality: Quality = Quality.STABLE
     note: str = ""
+    window: SteadyWindow | None = None  #: None = not told, as in profiles of schema version 1
     schema_version: int = PROFILE_SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from profiler.records import (
     Quality,
     Relation,
     Source,
+    SteadyWindow,
     WorkloadProfile,
 )
 
@@ -45,6 +47,12 @@ class _StoredFeature(_Strict):
     samples: int
 
 
+class _StoredWindow(_Strict):
+    start_s: float
+    length_s: float
+    decided_by: str
+
+
 class _StoredProfile(_Strict):
     schema_version: int
     name: str
@@ -54,6 +62,7 @@ class _StoredProfile(_Strict):
     created_unix_s: float
     quality: Quality
     note: str
+    window: _StoredWindow | None = None  # since version 2
 
 
 class _StoredObservation(_Strict):
@@ -206,6 +215,7 @@ def profile_to_json(profile: WorkloadProfile) -> bytes:
     fields["features"] = [
         {name: getattr(feature, name) for name in _StoredFeature.model_fields} for feature in profile.features
     ]
+    fields["window"] = None if profile.window is None else asdict(profile.window)
     return _StoredProfile.model_validate(fields).model_dump_json(indent=1).encode() + b"\n"
 
 
@@ -215,10 +225,14 @@ def profile_from_json(data: bytes) -> WorkloadProfile:
         stored = _StoredProfile.model_validate_json(data)
     except ValidationError as error:
         raise RecordInvalid(_reason(error)) from error
-    if stored.schema_version != PROFILE_SCHEMA_VERSION:
-        raise RecordInvalid(f"schema_version is {stored.schema_version}, this version reads {PROFILE_SCHEMA_VERSION}")
+    if not 1 <= stored.schema_version <= PROFILE_SCHEMA_VERSION:
+        raise RecordInvalid(
+            f"schema_version is {stored.schema_version}, this version reads 1 to {PROFILE_SCHEMA_VERSION}"
+        )
     fields: dict[str, Any] = {name: getattr(stored, name) for name in _StoredProfile.model_fields}
     fields["features"] = tuple(Feature(**feature.model_dump()) for feature in stored.features)
+    fields["window"] = None if stored.window is None else SteadyWindow(**stored.window.model_dump())
+    fields["schema_version"] = PROFILE_SCHEMA_VERSION  # an older one lacks only what may be unknown
     name_checked(stored.name)
     return WorkloadProfile(**fields)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isolation.process import identify
-from profiler.collector import collect_running
 from profiler.errors import TrainingImpossible
+from profiler.observer import collect_running
 from profiler.store import ProfileStore
 from scheduler.errors import Busy, OperationMissing, ProfileExists
 

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from profiler.files import is_name
-from profiler.records import PROFILE_FEATURES
+from profiler.records import PROFILE_FEATURES, PROFILE_SCHEMA_VERSION
 from scheduler.errors import RequestInvalid, Violation
 
 _TOKEN_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
@@ -153,7 +153,7 @@ RULES: dict[str, Rule] = {
     "Slo.quantile": Rule(check=number(0.01, 0.9999)),
     "Slo.max_slowdown": Rule(check=number(1, 1000)),
     "Profile.name": _required_name,
-    "Profile.schema_version": Rule(check=number(1, 1), required=True),
+    "Profile.schema_version": Rule(check=number(1, PROFILE_SCHEMA_VERSION), required=True),
     "Profile.cpus": Rule(check=number(1, 8192), required=True),
     "Profile.features": Rule(check=anything, most=len(PROFILE_FEATURES)),
     "Profile.host_fingerprint": Rule(check=_token),

@@ -55,6 +55,7 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     profiler.CalibrationDamaged: _Code.DATA_LOSS,
     profiler.StoreFailed: _Code.UNAVAILABLE,
     profiler.WorkloadFailed: _Code.FAILED_PRECONDITION,
+    profiler.HostBusy: _Code.UNAVAILABLE,
     profiler.CountersUnavailable: _Code.FAILED_PRECONDITION,
     profiler.TrainingImpossible: _Code.FAILED_PRECONDITION,
     profiler.ModelMissing: _Code.NOT_FOUND,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import pytest
 
 from isolation.cpuset import CpuSet
 from isolation.topology import read_topology
-from profiler.collector import collect, collect_running
+from profiler.collector import collect
 from profiler.command import PinnedCommand
 from profiler.errors import RecordInvalid, WorkloadFailed
+from profiler.observer import collect_running
 from profiler.procfs import members
 from profiler.records import Source
 
@@ -68,7 +70,7 @@ def test_a_command_that_ends_by_itself_is_repeated_and_measured_by_its_run_time(
 
     assert 2.0 < found.value("rate_per_s") < 4.0
     assert found.value("cpu_utilisation_ratio") < 0.2
-    assert "of 3 runs" in found.note
+    assert re.search(r"of [23] runs", found.note)  # 2 on a busy machine
     assert next(one.spread or 0.0 for one in found.features if one.name == "rate_per_s") < 1.0, (
         "ends are noticed at once"
     )
@@ -103,7 +105,9 @@ def test_a_command_that_cannot_be_measured_says_why(command: list[str], message:
 
 def test_insisting_on_progress_lines_refuses_a_command_that_writes_none() -> None:
     with pytest.raises(WorkloadFailed, match=r"no progress lines .*\(\d+ malformed ones\)"):
-        collect("x", [*WORKLOAD, "nonsense"], cpus=ONE_CPU, window_s=0.5, warmup_s=0.3, metric="progress")
+        collect(
+            "x", [*WORKLOAD, "nonsense"], cpus=ONE_CPU, window_s=0.5, warmup_s=0.3, metric="progress", start_limit_s=0.5
+        )
 
 
 @pytest.mark.parametrize(
