@@ -1,12 +1,12 @@
-"""Commands `profile`, `profiles`, `train` and `models`."""
+"""Commands `profile`, `train` and `models`; `profiles` and `catalogue` come from profiles_cli.py."""
 
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,18 +18,31 @@ from rich.table import Table
 
 from cotenant.paths import default_state
 from isolation.cpuset import CpuSet
-from isolation.topology import read_topology
+from isolation.topology import Topology, read_topology
+from profiler.catalogue import Entry, read_catalogue, read_entry
 from profiler.collector import collect
-from profiler.errors import ModelDamaged, ProfileDamaged, ProfilerError, TrainingImpossible
+from profiler.comparison import REPEATABLE_RATIO, median_difference
+from profiler.errors import (
+    ModelDamaged,
+    ProfileDamaged,
+    ProfileMissing,
+    ProfilerError,
+    RecordInvalid,
+    TrainingImpossible,
+)
 from profiler.files import make_folder, name_checked
 from profiler.interruption import ended_by_signals
-from profiler.records import WorkloadProfile
+from profiler.observer import collect_cgroup, collect_running
+from profiler.printing import percent, print_json
+from profiler.profiles_cli import catalogue, print_profile, profiles_app
+from profiler.records import Quality, WorkloadProfile
 from profiler.registry import Manifest, ModelRegistry
+from profiler.staging import staged
 from profiler.store import ProfileStore
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-_profiles = typer.Typer(invoke_without_command=True, help="List stored profiles, or show one.")
-app.add_typer(_profiles, name="profiles")
+app.add_typer(profiles_app, name="profiles")
+app.command()(catalogue)
 
 _State = Annotated[Path | None, typer.Option("--state", help="State folder; default $COTENANT_STATE.", metavar="DIR")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
@@ -37,72 +50,129 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs ins
 
 @app.command()
 def profile(
-    name: Annotated[str, typer.Argument(help="Name to store the profile under.")],
+    name: Annotated[str, typer.Argument(help="Name to store the profile under; or that of a catalogue entry.")],
     command: Annotated[
-        list[str], typer.Argument(help="The command and its arguments, after --.", metavar="-- COMMAND...")
-    ],
+        list[str] | None, typer.Argument(help="The command and its arguments, after --.", metavar="-- COMMAND...")
+    ] = None,
     *,
-    cpus: Annotated[str, typer.Option(help="CPUs to run it on, such as 2-3; default: one of this host's.")] = "",
+    entry: Annotated[str, typer.Option(help="Run this entry of `cotenant catalogue`, or of a TOML file.")] = "",
+    pid: Annotated[list[int] | None, typer.Option(help="Watch this running process and its children instead.")] = None,
+    cgroup: Annotated[
+        str, typer.Option(help="Watch the processes of this cgroup folder instead.", metavar="PATH")
+    ] = "",
+    cpus: Annotated[
+        str, typer.Option(help="How many CPUs to run it on (2), or which (0-1 or 1,3 or 1-1). Default: 1.")
+    ] = "",
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="auto, progress, exit-time, regex:PATTERN, count:PATTERN, prometheus:URL#NAME or tokens:URL. "
+            "In a regex one group is a rate per second; (?P<total>...) is work so far, (?P<work>...) work since the last."
+        ),
+    ] = "auto",
     window: Annotated[float, typer.Option(help="Seconds to measure, after warm-up.")] = 6.0,
-    warmup: Annotated[float, typer.Option(help="Longest warm-up in seconds.")] = 5.0,
+    warmup: Annotated[float, typer.Option(help="Longest warm-up in seconds, once it is ready.")] = 5.0,
+    start_limit: Annotated[float, typer.Option(help="Seconds it has to tell its first progress.")] = 60.0,
+    duration: Annotated[float, typer.Option(help="Seconds to watch what runs already.")] = 30.0,
     no_probes: Annotated[bool, typer.Option("--no-probes", help="Leave cache probes out: 15 to 25 s faster.")] = False,
-    metric: Annotated[str, typer.Option(help="auto, progress or exit-time.")] = "auto",
+    refuse_busy: Annotated[
+        bool, typer.Option("--refuse-busy", help="Measure only if nobody else uses the CPUs or their cache.")
+    ] = False,
     state: _State = None,
     as_json: _Json = False,
 ) -> None:
-    """Run a command alone, measure it, and store what it does under NAME (an older profile is replaced)."""
+    """Run a command alone, or watch what runs; measure it, and store what it does under NAME.
+
+    An older profile of that name is replaced. A name without a command is looked up in the catalogue.
+    """
     name_checked(name)
-    folder = (state or default_state()) / "profiles"
-    make_folder(folder)  # before measuring, not after
-    chosen = CpuSet.parse(cpus) if cpus else CpuSet.of(list(read_topology().usable)[-1:])
-    with ended_by_signals(), _bar() as bar:  # the command must not outlive us
-        task = bar.add_task(f"profiling {escape(name)} on CPUs {chosen}", total=1.0)
+    store = ProfileStore((state or default_state()) / "profiles")
+    make_folder((state or default_state()) / "profiles")  # before measuring, not after
+    service = _service(name, command, entry, pid, cgroup, (state or default_state()) / "catalogue")
+    topology = read_topology()
+    chosen = _chosen(cpus or (str(service.workload.cpus) if service else "1"), topology)
+    with ended_by_signals(), _bar() as bar, ExitStack() as stage:  # the command must not outlive us
+        task = bar.add_task(f"profiling {escape(name)}", total=1.0)
 
-        def told(share: float, stage: str) -> None:
-            bar.update(task, completed=share, description=f"{escape(name)} on CPUs {chosen}: {stage}")
+        def told(share: float, doing: str) -> None:
+            bar.update(task, completed=share, description=f"{escape(name)}: {doing}")
 
-        found = collect(
-            name,
-            command,
-            cpus=chosen,
-            window_s=window,
-            warmup_s=warmup,
-            probes=not no_probes,
-            metric=metric,
-            on_progress=told,
+        if pid:
+            found = collect_running(name, pid, duration, told, metric)
+        elif cgroup:
+            found = collect_cgroup(name, Path(cgroup), duration, told, metric)
+        else:
+            driver = None
+            if service is not None:
+                told(0.0, "preparing")
+                ready = stage.enter_context(staged(service, chosen, topology))
+                command, driver, metric = list(ready.command), ready.driver, service.metric
+            found = collect(
+                name,
+                command or [],
+                cpus=chosen,
+                window_s=window,
+                warmup_s=warmup,
+                probes=not no_probes,
+                metric=metric,
+                driver=driver,
+                start_limit_s=start_limit,
+                refuse_busy=refuse_busy,
+                on_progress=told,
+            )
+    found = _beside_the_last(found, store)
+    store.save(found, replace=True)
+    print_profile(found, as_json=as_json)
+
+
+def _service(
+    name: str, command: list[str] | None, entry: str, pids: list[int] | None, cgroup: str, own: Path
+) -> Entry | None:
+    """Find the catalogue entry that is meant, if one is; raises RecordInvalid unless one thing is to be profiled."""
+    given = {"a command": command, "--entry": entry, "--pid": pids, "--cgroup": cgroup}
+    told = [what for what, value in given.items() if value]
+    if len(told) > 1:
+        raise RecordInvalid(f"{' and '.join(told)} were given: only one thing can be profiled at a time")
+    if entry.endswith(".toml"):
+        return read_entry(Path(entry))
+    if told and not entry:
+        return None
+    entries = read_catalogue(own)
+    if (entry or name) not in entries:
+        raise RecordInvalid(
+            f"no command given, and {entry or name!r} is in no catalogue: write the command after --, for instance "
+            f"`-- sleep 10`, or take one of {', '.join(entries)}"
         )
-    ProfileStore(folder).save(found, replace=True)
-    _print_profile(found, as_json=as_json)
+    return entries[entry or name]
 
 
-@_profiles.callback()
-def profiles(context: typer.Context, *, state: _State = None, as_json: _Json = False) -> None:
-    """List stored profiles; `profiles show NAME` shows one."""
-    if context.invoked_subcommand is not None:
-        context.obj = state
-        return
-    damaged: list[ProfileDamaged] = []
-    stored = ProfileStore((state or default_state()) / "profiles").load_all(on_damaged=damaged.append)
-    if as_json:
-        print_json([_as_record(one) for one in stored.values()])
-    elif stored:
-        table = Table("name", "CPUs", "quality", "rate/s", "CPU", "sensitivity", "pressure", "features")
-        for one in stored.values():
-            numbers = ("rate_per_s", "cpu_utilisation_ratio", "cache_sensitivity_sf", "cache_pressure_ratio")
-            shown = [_number(one.value(key)) for key in numbers]
-            table.add_row(one.name, str(one.cpus), one.quality.value, *shown, str(len(one.features)))
-        Console().print(table)
-    else:
-        typer.echo("no profiles yet: make one with `cotenant profile NAME -- COMMAND`")
-    for error in damaged:
-        typer.echo(f"cotenant: {error}", err=True)
+def _chosen(text: str, topology: Topology) -> CpuSet:
+    """Read "2" as how many, "0-1" or "1,3" as which."""
+    if not text.isdecimal():
+        return CpuSet.parse(text)
+    usable = list(topology.usable)
+    if not 1 <= int(text) <= len(usable):
+        raise RecordInvalid(
+            f"--cpus {text} is how many CPUs, 1 to {len(usable)} here ({topology.usable}); "
+            f"one by its number is {text}-{text}"
+        )
+    return CpuSet.of(usable[-int(text) :])
 
 
-@_profiles.command()
-def show(context: typer.Context, name: str, *, state: _State = None, as_json: _Json = False) -> None:
-    """Show all features of one profile."""
-    folder = (state or context.obj or default_state()) / "profiles"
-    _print_profile(ProfileStore(folder).load(name), as_json=as_json)
+def _beside_the_last(found: WorkloadProfile, store: ProfileStore) -> WorkloadProfile:
+    """Compare with the profile it replaces: what cannot be repeated is marked."""
+    try:
+        before = store.load(found.name)
+    except (ProfileMissing, ProfileDamaged):
+        return found
+    if (before.host_fingerprint, before.cpus) != (found.host_fingerprint, found.cpus):
+        return found
+    apart = median_difference(before.features, found.features)
+    if not apart > REPEATABLE_RATIO:  # NaN compares false
+        return found
+    note = f"the median feature differs by {apart:.0%} from the run before it: not the same workload, or a noisy host"
+    quality = Quality.NOISY if found.quality is Quality.STABLE else found.quality
+    return replace(found, quality=quality, note="; ".join(one for one in (found.note, note) if one))
 
 
 @app.command()
@@ -140,7 +210,7 @@ def train(
         ("constant", "constant_mape"),
         ("noise of one repetition", "noise_floor"),
     ):
-        table.add_row(label, _percent(scores[key]))
+        table.add_row(label, percent(scores[key]))
     Console().print(table)
     typer.echo(
         f"interval: factor {result['known_interval_factor']:.3g} either way for workloads seen in training "
@@ -176,9 +246,7 @@ def models(
     elif stored:
         table = Table("", "id", "observations", "workloads", "held-out error", "prior", "noise floor")
         for one in stored:
-            errors = [
-                _percent(value) for value in (one.scores.lowo_mape, one.scores.prior_mape, one.scores.noise_floor)
-            ]
+            errors = [percent(value) for value in (one.scores.lowo_mape, one.scores.prior_mape, one.scores.noise_floor)]
             table.add_row("*" if one.id == active else "", one.id, str(one.observations), str(one.workloads), *errors)
         Console().print(table)
     else:
@@ -187,43 +255,12 @@ def models(
         typer.echo(f"cotenant: {damage}", err=True)
 
 
-def print_json(value: Any) -> None:
-    """Print strict JSON: an unknown number is null."""
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
-
-
 def _bar() -> Progress:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
-def _print_profile(found: WorkloadProfile, *, as_json: bool) -> None:
-    if as_json:
-        print_json(_as_record(found))
-        return
-    typer.echo(f"{found.name}: {found.cpus} CPUs, {found.quality.value}")
-    table = Table("feature", "value", "spread", "from", "window s")
-    for one in found.features:
-        spread = "" if one.spread is None else _number(one.spread)
-        table.add_row(one.name, _number(one.value), spread, one.source.value, f"{one.window_s:.3g}")
-    Console().print(table)
-    if found.note:
-        typer.echo(f"note: {found.note}")
-
-
-def _as_record(found: WorkloadProfile) -> dict[str, Any]:
-    return asdict(found)
 
 
 def _model_record(manifest: Manifest, active: str | None) -> dict[str, Any]:
     hidden = {"feature_names", "training_low", "training_high"}
     shown = {key: value for key, value in asdict(manifest).items() if key not in hidden}
     return {"active": manifest.id == active, **shown}
-
-
-def _number(value: float) -> str:
-    return "?" if math.isnan(value) else f"{value:.4g}"
-
-
-def _percent(value: float | None) -> str:
-    return "?" if value is None else f"{value:.1%}"
