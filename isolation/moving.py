@@ -258,6 +258,8 @@ class Mover:
     def _send(self, pid: int, homes: Mapping[int, str]) -> None:
         """Put threads of one process where the mapping says; raises OSError at the first that cannot go there."""
         leader = homes.get(pid)
+        if leader is None and self._groups.hierarchy.version == 2:  # it moves as a whole, also without its first
+            leader = next(iter(homes.values()))
         if leader is not None:
             self._groups.attach_process(leader, pid)
         for tid, home in homes.items():

@@ -74,3 +74,20 @@ def test_a_group_that_holds_a_strangers_group_stays_and_everybody_goes_home() ->
     assert (released.restored, released.left_over) == (4, ())
     assert kernel.picture()["threads"] == before
     assert "/cotenant/web/theirs" in kernel.groups
+
+
+def test_a_process_whose_first_thread_has_ended_goes_home_with_the_others() -> None:
+    for version in (1, 2):
+        kernel = FakeKernel(version=version)
+        if version == 2:
+            kernel.groups["/"].subtree.add("cpuset")
+        pid = kernel.spawn(threads=3)
+        enforcer = kernel.enforcer(TOPOLOGY)
+        target = Target(processes=(identify(pid, allowed_uids=None, files=kernel, own_pid=99),))
+        undo = enforcer.snapshot("web", target)
+        enforcer.apply("web", target, ON_1, undo)
+        kernel.processes[pid].threads[pid].state = "Z"
+        released = enforcer.release(undo)
+
+        assert (released.restored, released.gone, released.left_over) == (2, 1, ())
+        assert {one.group for one in kernel.processes[pid].threads.values() if one.state != "Z"} == {"/"}
