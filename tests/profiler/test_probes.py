@@ -1,4 +1,4 @@
-"""Probes on real processes: an idle workload neither presses nor suffers."""
+"""Probes on real processes, and the arithmetic of what they lose."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from isolation.cpuset import CpuSet
 from isolation.topology import read_topology
 from profiler.command import PinnedCommand
 from profiler.errors import WorkloadFailed
-from profiler.probes import Probe, main, measure
+from profiler.probes import Copying, Probe, main
+from profiler.probing import SENSITIVITY, LossCurve, measure
+from profiler.records import PROFILE_FEATURES
+from profiler.touched_memory import Touched, referenced, touched
 
 CPUS = list(read_topology().usable)
 SMALL_LLC = 4 * 2**20
@@ -38,19 +41,83 @@ def test_a_workload_that_sleeps_does_not_press_and_stays_running(tmp_path: Path)
     assert shares == sorted(shares)
     assert shares[0] == 0
     found = {one.name: one.value for one in result.features}
-    assert 0.7 < found["cache_sensitivity_sf"] < 1.5
+    assert set(SENSITIVITY) <= set(found), result.notes
     assert found.get("cache_pressure_ratio", 0.0) <= 2.0
-    assert ("cache_pressure_ratio" in found) != any("cache pressure unknown" in note for note in result.notes)
+    for name, about in (
+        ("cache_pressure_ratio", "cache pressure unknown"),
+        ("memory_bytes_per_s", "memory bandwidth unknown"),
+        ("llc_footprint_bytes", "footprint unknown"),
+    ):
+        assert (name in found) != any(about in note for note in result.notes)
 
 
 def test_a_probe_that_cannot_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(WorkloadFailed, match=r"the reporter probe did not start: .*--llc-bytes is 1, must be"):
-        Probe("reporter", CPUS[0], 1, tmp_path / "probe")
+    with pytest.raises(WorkloadFailed, match=r"the reader probe did not start: .*--bytes is 1, must be"):
+        Probe("reader", CPUS[0], 1, tmp_path / "probe")
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["else"], ["reporter", "--llc-bytes", "nan"], ["pressure", "--llc-bytes", "0"]]
+    "arguments",
+    [
+        [],
+        ["else"],
+        ["reader", "--bytes", "nan"],
+        ["pressure", "--bytes", "0"],
+        ["stream", "--bytes", "99999", "--share", "0"],
+    ],
 )
 def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         main(arguments)
+
+
+def test_the_copier_tells_what_it_copied() -> None:
+    assert Copying(8 << 20).step() == 2 << 20
+    assert Copying(1 << 20).step() == 1 << 19
+
+
+def test_levels_of_the_sensitivity_curve_are_features() -> None:
+    assert set(SENSITIVITY) <= set(PROFILE_FEATURES)
+
+
+@pytest.mark.parametrize("square", [0.0, 2e-21])
+def test_a_loss_is_turned_back_into_the_bandwidth_that_caused_it(square: float) -> None:
+    known = [(gb * 1e9, 2e-11 * gb * 1e9 + square * (gb * 1e9) ** 2) for gb in (0, 5, 10, 20)]
+    curve = LossCurve.fitted(known)
+
+    assert curve.error == pytest.approx(0, abs=1e-9)
+    assert curve.bytes_per_s(curve.loss(7e9)) == pytest.approx(7e9)
+    assert curve.bytes_per_s(-0.1) == 0
+    assert curve.bytes_per_s(known[-1][1]) == pytest.approx(20e9)
+
+
+def test_a_curve_never_says_that_pressure_helps() -> None:
+    curve = LossCurve.fitted([(0.0, 0.0), (1e9, -0.1), (2e9, -0.2)])
+
+    assert curve.loss(2e9) == 0
+
+
+def test_touched_pages_are_added_up_and_dense_mappings_told_apart() -> None:
+    text = b"""7f0000000000-7f0000400000 rw-p 00000000 00:00 0
+Size:               4096 kB
+Referenced:         4092 kB
+7f0000500000-7f0000600000 r-xp 00000000 fe:00 77 /usr/lib/libpython3.11.so
+Size:               1024 kB
+Referenced:          100 kB
+"""
+
+    assert (4192 << 10, 4092 << 10) == referenced(text)
+
+
+def test_memory_that_is_worked_through_is_found(tmp_path: Path) -> None:
+    with Probe("reader", CPUS[0], 16 << 20, tmp_path / "probe") as probe:
+        found = touched(probe.family(), span_s=0.2)
+
+    if isinstance(found, str):
+        pytest.skip(found)
+    assert isinstance(found, Touched)
+    assert 16 << 20 <= found.bytes < 24 << 20
+
+
+def test_a_process_that_is_gone_is_told() -> None:
+    assert isinstance(touched([4194303], span_s=0.01), str)
