@@ -256,7 +256,7 @@ class FakeKernel(FakeHandles):
 
     def _content(self, group: str, name: str, found: FakeGroup) -> str | None:
         kind = "mems" if "mems" in name else "cpus"
-        threads = "\n".join(map(str, self._tids(group)))
+        threads = "\n".join(map(str, self._tids(group, living=True)))
         leaders = "\n".join(str(pid) for pid, one in self.processes.items() if one.threads[pid].group == group)
         common = {"cpuset.cpus": str(found.cpus), "cpuset.mems": str(found.mems), "cgroup.procs": leaders}
         if self.version == 1:
