@@ -43,7 +43,11 @@ class Suite(NamedTuple):
 
 
 _DAEMON = ("tests/scheduler/test_daemon.py", "tests/scheduler/test_bad_input.py")
-_RESCTRL = ("tests/isolation/test_resctrl_contract.py", "tests/vm/test_check.py")
+_RESCTRL = (
+    "tests/isolation/test_resctrl_contract.py",
+    "tests/isolation/test_monitoring_groups.py",
+    "tests/vm/test_check.py",
+)
 
 #: Two machines run beside each other, so what needs no resctrl runs on the one without: about half of the time each.
 #: Neighbours with the same way to mount resctrl share a mount.
