@@ -99,6 +99,8 @@ PROFILE_FEATURES: dict[str, tuple[float, float]] = {
     "cache_full_sf": (0.2, 100.0),
     "stream_quarter_sf": (0.2, 100.0),
     "stream_half_sf": (0.2, 100.0),
+    "llc_references_per_kinstr": (0.0, 10000.0),
+    "stalled_cycles_ratio": (0.0, 1.0),
 }
 
 

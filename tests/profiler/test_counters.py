@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from isolation.cpuset import CpuSet
 from profiler.counters import HARDWARE, Count, Counters, Event, hardware_features
 from profiler.errors import CountersUnavailable
 
@@ -85,6 +89,91 @@ def test_nothing_counted_is_unknown_not_zero() -> None:
 
 
 def test_ratios_are_computed_by_hand() -> None:
-    counts = {Event.INSTRUCTIONS: Count(3e6, 1), Event.CYCLES: Count(2e6, 1), Event.CACHE_MISSES: Count(6e3, 1)}
+    counts = {
+        Event.INSTRUCTIONS: Count(3e6, 1),
+        Event.CYCLES: Count(2e6, 1),
+        Event.CACHE_MISSES: Count(6e3, 1),
+        Event.CACHE_REFERENCES: Count(9e3, 1),
+        Event.STALLED_CYCLES: Count(5e5, 1),
+    }
 
-    assert {one.name: one.value for one in hardware_features(counts, 1.0)} == {"ipc": 1.5, "llc_misses_per_kinstr": 2.0}
+    assert {one.name: one.value for one in hardware_features(counts, 1.0)} == {
+        "ipc": 1.5,
+        "llc_misses_per_kinstr": 2.0,
+        "llc_references_per_kinstr": 3.0,
+        "stalled_cycles_ratio": 0.25,
+    }
+    del counts[Event.CYCLES]
+    assert {one.name for one in hardware_features(counts, 1.0)} == {
+        "llc_misses_per_kinstr",
+        "llc_references_per_kinstr",
+    }
+
+
+def test_threads_born_while_counting_are_counted() -> None:
+    def spin() -> None:
+        until_s = time.thread_time() + 0.1
+        while time.thread_time() < until_s:
+            pass
+
+    with open_or_skip([threading.get_native_id()], (Event.TASK_CLOCK_NS, Event.CONTEXT_SWITCHES)) as counters:
+        thread = threading.Thread(target=spin)
+        thread.start()
+        thread.join()
+        found = counters.read()
+
+    assert found[Event.TASK_CLOCK_NS].value >= 0.09e9
+
+
+def test_a_second_group_is_left_out_where_it_cannot_be_counted() -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    own = threading.get_native_id()
+    with Counters([own], (Event.TASK_CLOCK_NS,), also=(Event.PAGE_FAULTS, Event.STALLED_CYCLES)) as counters:
+        found = counters.read()
+
+    assert Event.TASK_CLOCK_NS in found
+    assert (Event.PAGE_FAULTS in found) == (Event.STALLED_CYCLES in found)
+    assert before == len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+@pytest.mark.root
+def test_a_cgroup_is_counted_on_its_cpus() -> None:
+    mount = next(
+        (
+            Path(line.split()[1])
+            for line in Path("/proc/mounts").read_text().splitlines()
+            if line.split()[2] == "cgroup2"
+        ),
+        None,
+    )
+    if mount is None or not os.access(mount, os.W_OK):
+        pytest.skip("needs root and cgroup v2")
+    folder = mount / f"cotenant-counters-{os.getpid()}"
+    folder.mkdir()
+    spin = "import time\nuntil = time.process_time() + 0.2\nwhile time.process_time() < until: pass"
+    try:
+        (folder / "cgroup.procs").stat()
+        with Counters.of_cgroup(folder, CpuSet.of(os.sched_getaffinity(0)), (Event.TASK_CLOCK_NS,)) as counters:
+            outside = subprocess.Popen([sys.executable, "-c", spin])
+            inside = subprocess.Popen(
+                ["sh", "-c", 'echo $$ > "$1" && exec "$2" -c "$3"', "sh", folder / "cgroup.procs", sys.executable, spin]
+            )
+            assert (inside.wait(), outside.wait()) == (0, 0)
+            found = counters.read()
+    except CountersUnavailable as error:
+        pytest.skip(str(error))
+    finally:
+        folder.rmdir()
+
+    assert 0.19e9 <= found[Event.TASK_CLOCK_NS].value < 0.39e9
+
+
+def test_what_is_no_cgroup_is_told_and_leaves_no_open_files(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    with pytest.raises(CountersUnavailable, match=r"TASK_CLOCK_NS of cgroup .* on CPU 0: "):
+        Counters.of_cgroup(tmp_path, CpuSet.of([0]), (Event.TASK_CLOCK_NS,))
+    with pytest.raises(CountersUnavailable, match="absent': No such file"):
+        Counters.of_cgroup(tmp_path / "absent", CpuSet.of([0]), (Event.TASK_CLOCK_NS,))
+
+    assert before == len(os.listdir("/proc/self/fd"))  # noqa: PTH208
