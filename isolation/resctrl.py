@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -19,6 +20,7 @@ from isolation.steps import Steps
 from isolation.undo import Applied, Drift, Released, ResctrlUndo, ThreadHome
 
 _SEPARATOR = ":"  # no sign of a name, so that the groups of one daemon are not taken for those of another
+_LIMIT_S = 5.0  # for one placement's threads, each a write; what is outside then is reported as missed, too
 _PASSES = 10  #: as of the cpuset mover; what is outside then is reported as missed
 
 
@@ -47,6 +49,7 @@ class ResctrlGroups:
         self._prefix = f"{check_name(prefix)}{_SEPARATOR}"
         self._proc = proc_root
         self._homes = ThreadHomes(self._resctrl, files=files, proc_root=proc_root)
+        self._seen: dict[str, frozenset[ThreadId]] = {}  # by placement: the threads that were in its group
 
     def snapshot(self, name: str, threads: ThreadsNow) -> ResctrlUndo:
         """Record where every thread is; raises ResctrlRefused for one that is in a group of ours."""
@@ -80,14 +83,35 @@ class ResctrlGroups:
             inside = self._resctrl.tasks(group)
             held = sum(thread.tid in inside for thread in threads())
             self._confirm(group, wish, info)  # nobody changed it while the threads moved
+            self._seen[undo.group] = frozenset(thread for thread in threads() if thread.tid in inside)
             for one in left:
                 if one != group and not self._resctrl.tasks(one):
                     self._drop(one, steps, info)
         return Applied(threads=held, missed=missed, writes=steps.writes)
 
+    def leave(self, threads: ThreadsNow, undo: ResctrlUndo, steps: Steps) -> None:
+        """Send every thread home and drop the groups that are empty then; the caller takes it back when this raises.
+
+        Zero writes, and no lock is taken, when no thread is in a group of ours. Raises ApplyFailed.
+        """
+        self._resctrl.check_mounted()
+        if not self._used_by(undo, threads):
+            return
+        info = self._read_info()
+        with self._resctrl.locked():
+            left = self._used_by(undo, threads)
+            self._homes.leave(undo, left, threads, steps)
+            for group in left:
+                if not self._resctrl.tasks(group):
+                    self._drop(group, steps, info)
+
     def holds(self, undo: ResctrlUndo, threads: ThreadsNow) -> bool:
-        """Tell whether anything of this placement is in resctrl now."""
-        return bool(self._used_by(undo, threads))
+        """Tell whether anything of this placement is in resctrl now, or should go back to where it was there."""
+        return bool(self._used_by(undo, threads)) or bool(self._homes.strayed(undo))
+
+    def foreign(self) -> int:
+        """Count the control groups that are not ours."""
+        return sum(not self._is_ours(one) for one in self._resctrl.groups())
 
     def verify(self, threads: ThreadsNow, wish: Schemata, undo: ResctrlUndo) -> tuple[Drift, ...]:
         """Compare groups and threads with the wish; changes nothing."""
@@ -116,10 +140,21 @@ class ResctrlGroups:
         ]
         home = next(iter(held), undo.group)
         drifts += [
-            Drift(tid=one.tid, expected=f"resctrl group {home!r}", found=f"group {where.get(one.tid, DEFAULT)!r}")
+            Drift(
+                tid=one.tid,
+                expected=f"resctrl group {home!r}",
+                found=f"group {where.get(one.tid, DEFAULT)!r}",
+                newcomer=where.get(one.tid, DEFAULT) == DEFAULT and one not in self._seen.get(undo.group, ()),
+            )
             for one in lost
         ]
+        outside = set(lost)
+        self._seen[undo.group] = frozenset(one for one in now if one not in outside) | self._stayed(undo, outside)
         return tuple(drifts)
+
+    def _stayed(self, undo: ResctrlUndo, outside: set[ThreadId]) -> frozenset[ThreadId]:
+        """Return those outside that were inside once: they stay known as such while they live."""
+        return self._seen.get(undo.group, frozenset()) & outside
 
     def release(self, undo: ResctrlUndo, threads: ThreadsNow, *, shared: bool = False) -> Released:
         """Send every thread to where it was, remove the group unless others are in it; safe to repeat.
@@ -130,12 +165,13 @@ class ResctrlGroups:
         try:
             with self._resctrl.locked():
                 used = self._used_by(undo, threads)
-                left_over = self._homes.send_back(undo, used, threads)
+                left_over = self._homes.send_back(undo, used, threads, alone=not shared)
                 for group in used:
                     left_over += self._remove(group, shared=shared)
                 where = self._resctrl.whereabouts()
         except ResctrlVanished as cause:  # with it went all groups: every thread is in none
             left_over, where = [str(cause)] if any(one.group for one in undo.threads) else [], {}
+        self._seen.pop(undo.group, None)
         living = [one for one in undo.threads if self._homes.is_same(one)]
         restored = sum(where.get(one.tid, DEFAULT) == one.group for one in living)
         return Released(restored=restored, gone=len(undo.threads) - len(living), left_over=tuple(left_over))
@@ -295,12 +331,15 @@ class ResctrlGroups:
     def _gather(self, group: str, threads: ThreadsNow, steps: Steps) -> tuple[int, ...]:
         """Move threads in until a pass finds none outside; return those still outside after the last pass."""
         moved: set[ThreadId] = set()
+        limit_s = time.monotonic() + _LIMIT_S
         for _ in range(_PASSES):
             outside = self._outside(group, threads)
             if not outside:
                 return ()
             where = self._resctrl.whereabouts()
             for thread in outside:
+                if time.monotonic() > limit_s:
+                    return tuple(one.tid for one in self._outside(group, threads))
                 if thread in moved:
                     raise ApplyFailed(
                         f"the kernel accepted thread {thread.tid} into resctrl group {group!r}, yet it is outside:"
@@ -333,7 +372,10 @@ class ResctrlGroups:
 
     def _discard(self, group: str, undo: ResctrlUndo, threads: ThreadsNow) -> None:
         """Take back the making of a group; threads born in it since then leave it first."""
-        if left_over := [*self._homes.send_back(undo, [group], threads), *self._remove(group, shared=False)]:
+        if left_over := [
+            *self._homes.send_back(undo, [group], threads, alone=True),
+            *self._remove(group, shared=False),
+        ]:
             raise ApplyFailed("; ".join(left_over))
 
     def _remove(self, group: str, *, shared: bool) -> list[str]:

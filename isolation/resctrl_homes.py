@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 
 from isolation.errors import ApplyFailed, ResctrlVanished
 from isolation.kernelfs import KernelFiles
 from isolation.process import ThreadId, read_stat, read_status
 from isolation.resctrl_files import DEFAULT, ResctrlFiles, control_of
+from isolation.steps import Steps
 from isolation.undo import ResctrlUndo, ThreadHome
 
 _PASSES = 10  # as of the cpuset mover
@@ -24,15 +26,37 @@ class ThreadHomes:
         self._files = files
         self._proc = proc_root
 
-    def send_back(self, undo: ResctrlUndo, groups: Iterable[str], threads: ThreadsNow) -> list[str]:
-        """Take the workload's threads out; return a sentence for each that could not go to its own home."""
+    def leave(self, undo: ResctrlUndo, groups: Iterable[str], threads: ThreadsNow, steps: Steps) -> None:
+        """Take the workload's threads out of the groups, each a step that can be taken back; raises ApplyFailed."""
+        for group in groups:
+            for _ in range(_PASSES):
+                homes = self._homes(group, undo, threads, alone=False)
+                if not homes:
+                    break
+                for tid, home in homes.items():
+                    there = home if self._resctrl.exists(control_of(home)) else DEFAULT
+                    with suppress(ProcessLookupError):  # it ended
+                        for one in dict.fromkeys((control_of(there), there)):  # a monitoring group is two steps away
+                            steps.do(
+                                f"move thread {tid} out of resctrl group {group!r}",
+                                partial(self._resctrl.attach, one, tid),
+                                partial(self._resctrl.attach, group, tid),
+                            )
+            else:
+                raise ApplyFailed(f"resctrl group {group!r} does not let go of threads such as {min(homes)}")
+
+    def send_back(self, undo: ResctrlUndo, groups: Iterable[str], threads: ThreadsNow, *, alone: bool) -> list[str]:
+        """Take the workload's threads out; return a sentence for each that could not go to its own home.
+
+        alone = nobody else of ours can be in these groups, so whoever descends from the workload is of it.
+        """
         told: dict[int, str] = {}
         earlier: dict[int, str] = {}
         for _ in range(_PASSES):
-            homes = self._strayed(undo)
+            homes = self.strayed(undo)
             for group in groups:
                 if self._resctrl.exists(group):
-                    homes |= self._homes(group, undo, threads)
+                    homes |= self._homes(group, undo, threads, alone=alone)
             if not homes or homes == earlier:  # done, or nobody moved: trying again would not help
                 break
             earlier = homes
@@ -44,7 +68,7 @@ class ThreadHomes:
             told[tid] = told[tid] or f"thread {tid} went back to resctrl group {home!r} and is not there"
         return list(filter(None, told.values()))
 
-    def _strayed(self, undo: ResctrlUndo) -> dict[int, str]:
+    def strayed(self, undo: ResctrlUndo) -> dict[int, str]:
         """Return the homes of threads that are neither in our group nor home.
 
         They fell to the default group when somebody removed ours, or came no farther than to the control group above
@@ -63,14 +87,16 @@ class ThreadHomes:
                 found[one.tid] = one.group
         return found
 
-    def _homes(self, group: str, undo: ResctrlUndo, threads: ThreadsNow) -> dict[int, str]:
+    def _homes(self, group: str, undo: ResctrlUndo, threads: ThreadsNow, *, alone: bool) -> dict[int, str]:
         """Return where each thread of the workload in a group of ours came from; strangers are left out."""
         now = {thread.tid for thread in threads()}
         known = {one.tid: one.group for one in undo.threads if self.is_same(one)}
         common = next((one.group for one in undo.threads), DEFAULT)
         found = {}
         for tid in sorted(self._resctrl.tasks(group)):
-            home = known[tid] if tid in known else self._inherited(tid, known)
+            home = known.get(tid)
+            if home is None and (alone or tid in now):
+                home = self._inherited(tid, known)
             if home is None and tid in now:
                 home = common
             if home is not None:

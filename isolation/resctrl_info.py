@@ -68,6 +68,11 @@ class BandwidthUnit(Enum):
     MIB_PER_S = "MiB/s"  #: mount option mba_MBps: the kernel steers by measured bandwidth
     EIGHTH_GB_PER_S = "1/8 GB/s"  #: AMD: absolute, per domain
 
+    @property
+    def bytes_per_s(self) -> int | None:
+        """How much one is; None = percent are no bytes."""
+        return {"MiB/s": 2**20, "1/8 GB/s": 10**9 // 8}.get(self.value)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BandwidthControl:
@@ -123,6 +128,7 @@ class ResctrlInfo:
     caches: tuple[CacheControl, ...]
     bandwidths: tuple[BandwidthControl, ...]
     monitoring: tuple[Monitoring, ...]
+    foreign_groups: int = 0  #: control groups of other tools, each of which holds a class of service
 
     @property
     def closids(self) -> int:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from isolation.errors import SpecInvalid
-from isolation.resctrl_info import BandwidthControl, BandwidthUnit, ResctrlInfo
+from isolation.resctrl_info import BandwidthControl, ResctrlInfo
 from isolation.resctrl_schemata import Amount, Schemata
 from isolation.spec import IsolationSpec, MemoryBandwidth
-
-_UNIT_BYTES_PER_S = {BandwidthUnit.MIB_PER_S: 2**20, BandwidthUnit.EIGHTH_GB_PER_S: 10**9 // 8}
 
 
 def schemata_of(spec: IsolationSpec, info: ResctrlInfo) -> Schemata:
@@ -49,7 +47,7 @@ def must_be_alone(spec: IsolationSpec) -> bool:
 
 
 def _amount(cap: MemoryBandwidth, control: BandwidthControl) -> int:
-    unit_bytes_per_s = _UNIT_BYTES_PER_S.get(control.unit)
+    unit_bytes_per_s = control.unit.bytes_per_s
     if cap.bytes_per_s is not None and unit_bytes_per_s is not None:
         return -(-cap.bytes_per_s // unit_bytes_per_s)
     if cap.percent is not None and unit_bytes_per_s is None:

@@ -38,7 +38,7 @@ class ServiceClasses:
     def controls(self) -> ResctrlInfo | None:
         """Return what can be controlled now; None = no resctrl is mounted."""
         try:
-            return self._read_info()
+            return replace(self._read_info(), foreign_groups=self._groups.foreign())
         except ResctrlVanished:
             return None
 
@@ -102,8 +102,10 @@ class ServiceClasses:
         return self._groups.release(undo, threads, shared=shared)
 
     def _leave(self, threads: ThreadsNow, undo: ResctrlUndo, applied: Applied, steps: Steps) -> Applied:
-        if left_over := self.release(undo, threads, shared=True):
-            raise ApplyFailed(f"the cache ways could not be taken back: {'; '.join(left_over)}")
+        try:
+            self._groups.leave(threads, undo, steps)
+        except ResctrlVanished:  # with it went all classes
+            return applied
         return replace(applied, writes=steps.writes)
 
 

@@ -155,6 +155,7 @@ class Drift:
     found: str
     tid: int | None = None
     path: str | None = None
+    newcomer: bool = False  #: a thread that came later and was never where it should be: nobody took it away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,8 +164,9 @@ class Reconciler:
         if not drifts and placement.state is not PlacementState.PARTIAL:
             return
         now_s = time.monotonic()
-        told = "; ".join(str(one) for one in drifts[:4])
-        if drifts and held.repaired_at_s is not None and now_s - held.repaired_at_s < _CONTEST_WINDOW_S:
+        foreign = [one for one in drifts if not one.newcomer]  # for who came later, nobody is to blame
+        told = "; ".join(str(one) for one in foreign[:4])
+        if foreign and held.repaired_at_s is not None and now_s - held.repaired_at_s < _CONTEST_WINDOW_S:
             self._change(replace(placement, state=PlacementState.CONTESTED), held, "contested", told)
             return
         try:
@@ -174,11 +175,11 @@ class Reconciler:
             self._keep_partial(placement, held, f"repair failed: {error}")
             return
         done = outcome_of(placement, applied, self._enforcer.topology)
-        if drifts:
+        if foreign:
             held = replace(held, repaired_at_s=now_s)
             self._held[placement.name] = held
-        if drifts or done.state is not placement.state:
-            self._change(done, held, "drift" if drifts else "placed", told or sentence_of(done))
+        if foreign or done.state is not placement.state:
+            self._change(done, held, "drift" if foreign else "placed", told or sentence_of(done))
         else:
             self._viewer.put(done)
 

@@ -4,7 +4,8 @@ The rule, until prediction chooses: only where the peak is known, the known dema
 somebody in the domain was promised a bound. Whoever has a bound is left alone; the others are held to what those leave,
 each in proportion to its own demand. Who spans several domains asks each for its share of CPUs there. In percent that
 is one number for all of a domain, taken of the own demand of each: Intel throttles cores and promises no bytes. What is
-not known to ask for memory is not held.
+not known to ask for memory is not held. Nor is one on a core of somebody with a bound, where all threads of a core get
+the lowest cap (thread_throttle_mode "max"): that would hold the one it is to protect.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from typing import NamedTuple
 
 from isolation.resctrl_info import BandwidthControl, BandwidthUnit
 from isolation.spec import MemoryBandwidth
-
-_UNIT_BYTES_PER_S = {BandwidthUnit.MIB_PER_S: 2**20, BandwidthUnit.EIGHTH_GB_PER_S: 125_000_000}
 
 
 class Demand(NamedTuple):
@@ -44,7 +43,7 @@ def throttles(
 
 def _cap(cache_id: int, demand: float, share: float, control: BandwidthControl) -> MemoryBandwidth | None:
     """Round up to what the kernel keeps; None where that is all it asks for."""
-    unit = _UNIT_BYTES_PER_S.get(control.unit)
+    unit = control.unit.bytes_per_s
     if unit is None:
         percent = max(control.rounded(_up(100 * share)), control.min_bandwidth)
         return MemoryBandwidth(cache_id=cache_id, percent=percent) if percent < 100 else None

@@ -20,10 +20,11 @@ lie in the order of their lowest CPU, so that neither names nor arrival move any
 ways, the smallest are put into one last part. Ways that others hold for themselves are left out; masks have no gaps,
 also where the hardware would take them. Who has a part in one of several caches gets all ways of the others.
 
-Classes of service are few (controls.closids, one of them the kernel's default). When there are too many, first classes
-that agree wherever both run become one, each naming the caches of the other: that costs nobody anything. Then, where
-most parts are, the smallest are merged; then caps of the smallest demands go; then divisions. A cap in bytes is never
-shared: the kernel adds up whatever a class moves. Bandwidth: see scheduler/throttles.py.
+Classes of service are few (controls.closids; one is the kernel's default, others may be other tools'). When there are
+too many, first classes that agree wherever both run become one, each naming the caches of the other: that costs
+nobody anything. Then, where most parts are, the smallest are merged; then caps of the smallest demands go; then
+divisions. A cap in bytes is never shared: the kernel adds up whatever a class moves. Bandwidth: see
+scheduler/throttles.py.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
 
+from isolation.cpuset import CpuSet
 from isolation.resctrl_info import ResctrlInfo
 from isolation.resctrl_mask import WayMask
 from isolation.spec import CacheWays, MemoryBandwidth
@@ -166,7 +168,7 @@ def _apportioned(
     ledger: Ledger, controls: ResctrlInfo, tenants: Tenants, gaining: frozenset[int], wanted: Iterable[int]
 ) -> dict[int, Allotment]:
     """Give the allotments of the wanted groups, with no more classes than there are."""
-    caches, budget = caches_of(ledger), max(controls.closids - 1, 0)
+    caches, budget = caches_of(ledger), max(controls.closids - 1 - controls.foreign_groups, 0)
     caps = _caps(ledger, controls, tenants)
     limits = _Limits({cache.id: len(cache.run) for cache in caches})
     while True:
@@ -207,11 +209,24 @@ def _caps(ledger: Ledger, controls: ResctrlInfo, tenants: Tenants) -> dict[int, 
     if bandwidth is None or peak is None:
         return {cache_id: {} for cache_id in tenants}
     return {
-        cache_id: throttles(cache_id, {one.number: one.demand for one in present}, bandwidth, peak)
+        cache_id: {
+            number: cap
+            for number, cap in throttles(cache_id, {one.number: one.demand for one in present}, bandwidth, peak).items()
+            if not (bandwidth.thread_throttle_mode == "max" and _meets_bound(ledger, number, present))
+        }
         if cache_id in bandwidth.domains
         else {}
         for cache_id, present in tenants.items()
     }
+
+
+def _meets_bound(ledger: Ledger, number: int, present: Sequence[Tenant]) -> bool:
+    """Tell whether a group is on a core with one that was promised a bound."""
+    own = next(one for one in present if one.number == number)
+    cores = 0
+    for cpu in CpuSet(own.cpus):
+        cores |= ledger.sharing.reach(1 << cpu).core
+    return any(cores & other.cpus for other in present if other.demand.bound)
 
 
 def _classes(

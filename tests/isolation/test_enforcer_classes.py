@@ -306,9 +306,57 @@ def test_fault_56_a_lock_held_for_ever_undoes_the_placement_and_may_be_tried_aga
     assert bench.apply(CPUS_ONLY).complete  # who needs no ways does not wait
 
 
-def test_ways_that_cannot_be_taken_back_are_an_error() -> None:
+def test_ways_that_cannot_be_taken_back_leave_all_as_it_was(kind: tuple[int, bool]) -> None:
+    twin = bench_of(kind)
+    twin.apply()
+    first = twin.kernel.steps
+    twin.apply(CPUS_ONLY)
+    assert twin.kernel.steps - first >= 4
+    for step in range(1, twin.kernel.steps - first + 1):
+        bench = bench_of(kind)
+        bench.apply()
+        before = bench.kernel.picture()
+        bench.kernel.fail_at[bench.kernel.steps + step] = errno.EACCES
+        with pytest.raises(ApplyFailed, match="was undone"):
+            bench.apply(CPUS_ONLY)
+        assert bench.kernel.picture() == before, f"step {step}"
+
+
+def test_a_thread_of_a_foreign_group_goes_back_there_though_ours_was_removed_by_others() -> None:
     bench = Bench()
     bench.apply()
-    bench.kernel.fail_at = dict.fromkeys(range(bench.kernel.steps + 1, bench.kernel.steps + 40), errno.EACCES)
-    with pytest.raises(ApplyFailed, match="could not be taken back"):
-        bench.apply(CPUS_ONLY)
+    bench.kernel.rmdir(f"{RESCTRL}/cotenant:web")
+    assert bench.kernel.where == {}
+
+    assert bench.enforcer.release(bench.undo).left_over == ()
+    assert bench.kernel.picture() == bench.before
+
+
+def test_release_leaves_a_child_that_is_placed_on_its_own_in_the_class_they_share() -> None:
+    bench = Bench()
+    bench.kernel.groups["/other"] = FakeGroup(CpuSet.parse("0-3"), NodeSet.parse("0-1"))
+    bench.kernel.write(f"{bench.kernel.mount}/other/cgroup.procs", str(bench.child))
+    child = Target(processes=(identify(bench.child, allowed_uids=None, files=bench.kernel, own_pid=99),))
+    undo = bench.enforcer.snapshot("web", bench.target)
+    bench.enforcer.apply("web", bench.target, FULL, undo)
+    own = bench.enforcer.snapshot("child", child)
+    bench.enforcer.apply("child", child, FULL, own)
+    assert bench.classes() == {"cotenant:web"}
+
+    assert bench.enforcer.release(undo, shared=True).left_over == ()
+    assert bench.kernel.where[bench.child] == "cotenant:web"
+    assert bench.enforcer.verify(child, FULL, own) == ()
+
+
+def test_who_joins_a_placed_group_is_a_newcomer_and_who_was_moved_out_is_drift() -> None:
+    bench = Bench(existing=True)
+    bench.apply()
+    assert bench.enforcer.verify(bench.target, FULL, bench.undo) == ()
+    late = bench.kernel.spawn(group="/app")
+    newcomers = bench.enforcer.verify(bench.target, FULL, bench.undo)
+    bench.apply()
+    bench.kernel.write(f"{RESCTRL}/tasks", str(late))
+    moved = bench.enforcer.verify(bench.target, FULL, bench.undo)
+
+    assert [(drift.tid, drift.newcomer) for drift in newcomers] == [(late, True)]
+    assert [(drift.tid, drift.newcomer) for drift in moved] == [(late, False)]

@@ -202,3 +202,32 @@ def test_an_empty_group_that_a_crash_left_goes_at_the_next_start(desk: Desk) -> 
     desk.restart()
 
     assert sorted(desk.kernel.classes) == ["", "cotenant-other:kept"]
+
+
+@pytest.mark.parametrize("streaming_first", [True, False])
+def test_classes_that_other_tools_hold_are_no_part_of_the_budget(tmp_path: Path, *, streaming_first: bool) -> None:
+    desk = Desk(tmp_path, closids=3)
+    desk.kernel.mkdir("/sys/fs/resctrl/foreign")
+    desk.reconciler.reconcile()
+    pids = {"db": desk.kernel.spawn(), "scan": desk.kernel.spawn()}
+    for name in ("scan", "db") if streaming_first else ("db", "scan"):
+        desk.place(name, pids[name], profile=hungry(name) if name == "db" else streaming(name))
+
+    assert held(desk, pids["db"]) == FULL  # one class is left: it keeps the streaming one to a few ways
+    assert held(desk, pids["scan"]).bit_count() == 2
+    assert agreed(desk, **pids)
+
+
+def test_newcomers_of_a_placed_group_join_its_class_and_nobody_is_blamed(desk: Desk) -> None:
+    desk.group("/app")
+    desk.kernel.spawn(group="/app")
+    scan = desk.kernel.spawn()
+    desk.place("db", cgroup_path="/app", profile=hungry("db"))
+    desk.place("scan", scan, profile=streaming("scan"))
+    for _ in range(3):
+        late = desk.kernel.spawn(group="/app")
+        desk.reconciler.reconcile()
+        assert desk.kernel.where[late] == "cotenant:db"
+
+    assert desk.state("db") == "ACTIVE"
+    assert "drift" not in desk.kinds("db")
