@@ -24,6 +24,7 @@ from tests.fakes.divided_caches import (
     shared_out,
     topology_of,
 )
+from tests.fakes.machines import make_topology
 
 
 def caps(found: Mapping[str, Allotment]) -> dict[str, tuple[MemoryBandwidth, ...]]:
@@ -143,3 +144,16 @@ def test_who_asks_for_less_than_the_least_cap_is_not_held() -> None:
     found = shared_out(info(control), resident("x", "0", moving(21), bound=2.0), resident("y", "1", moving(0.1)))
 
     assert caps(found)["y"] == ()
+
+
+def test_nobody_on_a_core_of_a_bound_one_is_capped_where_a_core_has_one_throttle() -> None:
+    topology = make_topology(cores_per_llc=2, threads_per_core=2)  # 2 and 3 are the siblings of 0 and 1
+
+    def capped(cpu: str, mode: str) -> bool:
+        controls = info(dataclasses.replace(mb(), thread_throttle_mode=mode))
+        residents = (resident("bound", "0", moving(12), bound=1.5), resident("other", cpu, moving(16)))
+        ledger = Ledger(topology, residents, controls=controls, peak_bytes_per_s=PEAK)
+        return bool(apportion(ledger, predictor())["other"].memory_bandwidth)
+
+    assert [capped("2", "max"), capped("3", "max")] == [False, True]
+    assert [capped("2", "per-thread"), capped("3", "per-thread")] == [True, True]
