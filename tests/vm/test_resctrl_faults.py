@@ -18,6 +18,7 @@ from isolation.process import allowed_cpus, identify, thread_ids
 from isolation.resctrl_info import find_resctrl
 from isolation.resctrl_mask import WayMask
 from isolation.resctrl_monitor import read_monitor
+from isolation.resctrl_schemata import Schemata
 from isolation.spec import CacheWays, IsolationSpec, MemoryBandwidth
 from isolation.topology import read_topology
 from tests.fakes.children import real_process
@@ -142,12 +143,11 @@ def test_fault_50_mounted_with_cdp_the_ways_are_those_of_code_and_data(resctrl: 
     unmount(resctrl)
     mount(resctrl, "-o", "cdp")
     applied = placed.apply(), placed.drifts()
-    text = (resctrl / f"{PREFIX}:web" / "schemata").read_text()
+    schemata = Schemata.parse((resctrl / f"{PREFIX}:web" / "schemata").read_text())
     placed.enforcer.release(placed.undo)
 
     assert applied == ("", [])
-    lines = [line.replace(" ", "") for line in text.splitlines()]
-    assert sum(line.startswith(("L3CODE:", "L3DATA:")) and line.endswith("1=7") for line in lines) == 2
+    assert [schemata.domains(name)[1] for name in ("L3CODE", "L3DATA")] == [WayMask(0x7)] * 2
     assert placed.group() == {""}
 
 
@@ -212,10 +212,10 @@ def test_fault_52_a_foreign_exclusive_group_is_planned_around(resctrl: Path, pla
         default = (resctrl / "schemata").read_text()
         try:
             (resctrl / "schemata").write_text("L3:0=7f;1=7f\n")
-            (other / "schemata").write_text("L3:0=700;1=700\n")
-            (other / "mode").write_text("exclusive\n")
+            (other / "schemata").write_text("L3:0=180;1=180\n")
+            (other / "mode").write_text("exclusive\n")  # the ways that hardware writes to, at the top, could not be
             taken = replace(SPEC, cache_ways=(CacheWays(cache_id=1, mask=WayMask(0x780)),))
-            with pytest.raises(IsolationError, match="holds ways 8-10 of domain 1 for itself"):
+            with pytest.raises(IsolationError, match="holds ways 7-8 of domain 1 for itself"):
                 placed.apply(taken)
             applied = placed.apply()
             exclusive = (other / "mode").read_text()
