@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,8 @@ from isolation.steps import Steps, explain
 from isolation.undo import ThreadState, Undo
 
 _PASSES = 10  #: more than any program needed that was measured; what is outside then is reported as missed
+_WAITS = 50  #: looks at a group where everybody is exiting; freeing much memory takes a process that long
+_WAIT_S = 0.01
 #: The group is gone, has no CPUs any more, or became one that takes no tasks.
 _HOME_IS_LOST = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOSPC, errno.EOPNOTSUPP})
 
@@ -144,29 +147,54 @@ class Mover:
         left_over: dict[str, None] = {}
         inside: frozenset[int] = frozenset()
         record = _Record.of(undo)
-        for _ in range(_PASSES):
+        passes = waits = 0
+        while passes < _PASSES:
             try:
                 members = self._groups.members(group)
             except FileNotFoundError:
                 return list(left_over)
             found = self._by_process(members, record)
-            if found and members == inside:  # nobody left: trying again would not help
-                break
+            if members and members == inside:  # nobody left: trying again helps only where all of them are exiting
+                if waits == _WAITS or any(self.is_alive(pid, tid) for pid, tids in found.items() for tid in tids):
+                    break
+                waits += 1
+                time.sleep(_WAIT_S)
+            else:
+                passes += 1
             inside = members
-            for pid, tids in found.items():
-                shared = record.shared_home(pid)
-                of_tid = {tid: shared or self._home_of(pid, tid, record) for tid in tids}
-                left_over.update((told, None) for told in self._send_home(pid, of_tid))
+            left_over.update((told, None) for told in self._send_all(found, record))
             try:
                 self._groups.remove(group)  # the kernel's own proof that nobody is inside
             except FileNotFoundError:
                 return list(left_over)
             except OSError as cause:
-                if found and cause.errno == errno.EBUSY:  # somebody was born, or could not go
+                if members and cause.errno == errno.EBUSY:  # somebody was born, could not go, or is exiting
                     continue
                 return [*left_over, *self.why_kept(group, cause)]
             return list(left_over)
         return [*left_over, f"group {group!r} still holds threads, such as {min(members)}"]
+
+    def fetch(self, above: str, undo: Undo) -> list[str]:
+        """Send home those of the placement in the group above ours, where the kernel puts whoever lost all CPUs (v1).
+
+        They are the record's processes and their descendants; everybody there, once no placement has a group in it.
+        Returns a sentence for each thing that could not be done.
+        """
+        left_over: dict[str, None] = {}
+        record = _Record.of(undo)
+        for _ in range(_PASSES):
+            try:
+                found = self._by_process(self._groups.members(above), record)
+                if found and self._groups.children(above):
+                    leaders = [pid for pid in record.threads if pid in record.known and self.is_same(record.known[pid])]
+                    ours = {one for pid in leaders for one in family(pid, files=self._files, proc_root=self._proc)}
+                    found = {pid: tids for pid, tids in found.items() if pid in ours}
+            except FileNotFoundError:
+                break
+            if not found:
+                break
+            left_over.update((told, None) for told in self._send_all(found, record))
+        return list(left_over)
 
     def why_kept(self, group: str, cause: OSError) -> list[str]:
         """Say why a group could not be removed; nothing when it holds other groups."""
@@ -197,7 +225,7 @@ class Mover:
         except OSError as cause:
             return [f"thread {state.tid} of process {state.pid} could not get back CPUs {state.cpus}: {explain(cause)}"]
         now = self._allowed(state.pid, state.tid)
-        if now is None or now == state.cpus:
+        if now is None or now == state.cpus or not self.is_same(state):
             return []
         return [f"thread {state.tid} of process {state.pid} may run on {now}, earlier on {state.cpus}"]
 
@@ -269,12 +297,20 @@ class Mover:
                 except ProcessLookupError:  # this one ended, the others go on
                     continue
 
+    def _send_all(self, found: Mapping[int, Sequence[int]], record: _Record) -> Iterator[str]:
+        """Send threads, given by process, where they came from; yield a sentence for each that could not go."""
+        for pid, tids in found.items():
+            shared = record.shared_home(pid)
+            yield from self._send_home(pid, {tid: shared or self._home_of(pid, tid, record) for tid in tids})
+
     def _send_home(self, pid: int, homes: Mapping[int, str]) -> list[str]:
         try:
             self._send(pid, homes)
         except ProcessLookupError:
             return []
         except OSError as cause:
+            if not any(self.is_alive(pid, tid) for tid in homes):  # it is exiting, and goes nowhere any more
+                return []
             if cause.errno in _HOME_IS_LOST:
                 return [self._send_higher(pid, homes, explain(cause))]
             return [f"process {pid} could not go back to its groups {sorted(set(homes.values()))}: {explain(cause)}"]
@@ -331,5 +367,9 @@ class Mover:
 
 
 def _origins(undo: Undo) -> set[str | None]:
-    """Return the groups whose descendants belong to the placement: its own, and those it came from."""
-    return {undo.group, *(state.cgroup for state in undo.threads)}
+    """Return the groups whose descendants belong to the placement: its own, the one above, and those it came from.
+
+    Nobody is put into the one above, but the kernel moves tasks up there when their group loses its last CPU (v1).
+    """
+    above = undo.group.rpartition("/")[0] if undo.group else None
+    return {undo.group, above, *(state.cgroup for state in undo.threads)}

@@ -88,6 +88,8 @@ class OwnGroup:
         """Put every thread back where it was, remove the group; go as far as possible and tell what is left."""
         group = _group(undo)
         left_over = self._mover.dissolve(group, undo)
+        if self._v1:
+            left_over += self._mover.fetch(self._home, undo)
         alive, told = self._mover.restore(undo)
         left_over += [*told, *self._remove(self._home)]
         return Released(restored=alive, gone=len(undo.threads) - alive, left_over=tuple(left_over))

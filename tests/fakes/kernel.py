@@ -311,7 +311,7 @@ class FakeKernel(FakeHandles):
         if self.version == 2 and not whole and thread.group != group:
             raise self._error(errno.EOPNOTSUPP, path)  # all groups here are plain domains
         for one in process.threads.values() if whole else (thread,):
-            if one.state != "Z":
+            if one.state != "Z" and not one.exiting:
                 one.group = group
 
     def _control(self, path: str, group: str, command: str) -> None:

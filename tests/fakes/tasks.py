@@ -17,6 +17,7 @@ class FakeThread:
     mask: CpuSet | None  # what it asked for itself
     state: str = "S"
     children: list[int] = field(default_factory=list)
+    exiting: bool = False  # still in its group, which it leaves only by ending
 
 
 @dataclass(slots=True)
@@ -69,7 +70,8 @@ def proc_text(process: FakeProcess, thread: FakeThread, name: str, *, version: i
     """Return one file of /proc/PID/task/TID; None = there is no such file."""
     match name:
         case "stat":
-            before = f"{thread.tid} ({process.comm}) {thread.state} {process.ppid} 1 1 0 -1 {process.flags}"
+            flags = process.flags | (0x4 if thread.exiting else 0)  # PF_EXITING
+            before = f"{thread.tid} ({process.comm}) {thread.state} {process.ppid} 1 1 0 -1 {flags}"
             return f"{before} {' 0' * 12} {thread.starttime_ticks} 0 0\n"
         case "status":
             spaces = "\t".join([str(process.pid)] * process.namespaces)

@@ -209,6 +209,22 @@ def test_a_process_that_died_after_apply_is_released_as_gone(enforcer: Enforcer)
     assert (released.restored, released.gone, released.left_over) == (0, 3, ())
 
 
+@pytest.mark.parametrize("delay_s", [0.0, 0.002])
+def test_processes_that_are_just_dying_leave_no_group_behind(enforcer: Enforcer, delay_s: float) -> None:
+    told: list[str] = []
+    for _ in range(20):
+        with real_process(threads=16) as pid:
+            target = target_of(pid)
+            undo = enforcer.snapshot("dying", target)
+            enforcer.apply("dying", target, ON_1, undo)
+            end_group(pid)
+            time.sleep(delay_s)
+            told += enforcer.release(undo).left_over
+
+    assert told == []
+    assert enforcer.groups() == ()
+
+
 @pytest.fixture
 def hierarchy() -> CpusetHierarchy:
     found = find_hierarchy()

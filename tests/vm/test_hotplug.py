@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from isolation.cgroup import find_hierarchy
 from isolation.cpuset import CpuSet
 from isolation.enforcer import Enforcer, Mechanism
 from isolation.machine import HOST_MACHINE
+from isolation.process import family
 from isolation.topology import read_topology
 from profiler.records import HostTraits
 from profiler.registry import ModelRegistry
@@ -168,6 +170,10 @@ def allowed(pid: int) -> set[str]:
     return {str(CpuSet.parse(one) & online) for one in found}
 
 
+def cgroups(pid: int) -> str:
+    return Path(f"/proc/{pid}/cgroup").read_text()
+
+
 def test_fault_57_a_workload_that_lost_a_cpu_is_moved_to_as_many_as_it_asked_for(host: Host) -> None:
     with real_process(threads=4) as pid:
         before = host.place(pid, cpus=2)
@@ -230,6 +236,32 @@ def test_fault_59_a_workload_without_any_cpu_left_shares_those_that_are(mechanis
     assert shared == {left}
     assert told == f"all its CPUs ({placed}) are offline: it shares CPUs {left} with everybody until they are back"
     assert again == ("ACTIVE", "")
+    assert {"drift", "contested"}.isdisjoint(host.kinds())
+
+
+def test_fault_59_children_born_since_are_gathered_again_and_go_home_at_release(
+    mechanism: Mechanism, tmp_path: Path
+) -> None:
+    with real_process(threads=2) as pid:
+        host = Host(tmp_path, mechanism)
+        placed = host.place(pid, cpus=2).decision.cpus
+        home = cgroups(pid)
+        os.kill(pid, signal.SIGUSR1)
+        wait_until(lambda: len(family(pid)) == 2)
+        born = max(family(pid))
+        switch(placed, online=False)
+        host.turn_until(lambda: host.placement().decision.cpus != placed)
+        now = host.placement().decision.cpus
+        host.turn_until(lambda: allowed(born) == {str(now)})
+        inside = cgroups(born) == home
+        switch(placed, online=True)
+        host.turn_until(lambda: host.enforcer.topology.usable == read_topology().usable)
+        host.controller.release("request-2", b"release", "web", "")
+        after = cgroups(born), host.enforcer.groups()
+        own = cgroups(os.getpid())
+
+    assert inside
+    assert after == (own, ())
     assert {"drift", "contested"}.isdisjoint(host.kinds())
 
 
