@@ -177,11 +177,11 @@ class Enforcer:
         """Confine the target and read it back; zero writes when it is so already.
 
         previous is the wish that was applied last, if another one: only affinity needs it, to widen. Raises
-        ApplyFailed after everything was taken back, UndoFailed if that went wrong too, ProcessGone or ProcessReused
-        when no process of the target is left.
+        ApplyFailed or CgroupVanished after everything was taken back, UndoFailed if that went wrong too, ProcessGone
+        or ProcessReused when no process of the target is left.
         """
         spec.check(self.topology)
-        with self._holder.hold(target, every=False) as held:
+        with self._reading(f"place {name!r}"), self._holder.hold(target, every=False) as held:
             spec, unbound = self._bound(target, held, spec)
             steps = Steps()
             try:
@@ -268,6 +268,11 @@ class Enforcer:
         """Return the pids in an existing cgroup and the groups in it, so that policy can look at each."""
         with self._reading(f"list the processes of cgroup {cgroup_path!r}"):
             return self._existing_group().processes(cgroup_path)
+
+    def is_there(self, undo: Undo) -> bool:
+        """Tell whether the existing group of a record is still that very one; asks neither resctrl nor systemd."""
+        with self._reading(f"look for cgroup {undo.existing!r}"):
+            return self._existing_group().is_there(undo)
 
     def remove_orphan(self, name: str) -> None:
         """Remove a group of ours that holds no task; raises CgroupRefused while it does."""

@@ -5,6 +5,9 @@ By its own cpuset files, or where it is the group of a systemd unit by the unit'
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+
 from isolation.cgroup import FAMILY_NAME, CpusetGroups, resolve
 from isolation.cpuset import CpuSet, IdSet
 from isolation.errors import ApplyFailed, CgroupRefused, CgroupVanished
@@ -124,16 +127,11 @@ class ExistingGroup:
 
     def processes(self, path: str) -> tuple[int, ...]:
         """Return the pids of all processes in the group and in the groups in it, lowest first."""
-        found = set()
-        waiting = [resolve(self._groups, path)]
-        for one in waiting:
-            waiting.extend(self._groups.children(one))
-            for tid in self._groups.members(one):
-                try:
-                    found.add(int(read_status(f"{self._proc}/{tid}/status", files=self._files)["Tgid"]))
-                except (FileNotFoundError, ProcessLookupError):  # it ended
-                    continue
-        return tuple(sorted(found))
+        return tuple(sorted({pid for pid, _ in self._tasks(resolve(self._groups, path))}))
+
+    def is_there(self, undo: Undo) -> bool:
+        """Tell whether the very group that was recorded still exists; reads nothing but its inode."""
+        return undo.existing is not None and undo.is_of(undo.existing, self._groups.inode(undo.existing))
 
     def members(self, path: str, undo: Undo) -> tuple[int, ...]:
         """Return the tids in the group and in the groups in it; raises CgroupVanished for another one of the path."""
@@ -182,18 +180,28 @@ class ExistingGroup:
 
     def _threads(self, group: str) -> list[tuple[int, CpuSet]]:
         found = []
+        for pid, tid in self._tasks(group):
+            cpus = allowed_cpus(pid, tid, files=self._files, proc_root=self._proc)
+            if cpus is not None:
+                found.append((tid, cpus))
+        return found
+
+    def _tasks(self, group: str) -> Iterator[tuple[int, int]]:
+        """Yield (pid, tid) of the living threads in the group and in the groups in it, which may go meanwhile."""
         waiting = [group]
         for one in waiting:
-            waiting.extend(self._groups.children(one))
-            for tid in sorted(self._groups.members(one)):
+            try:
+                inner, tids = self._groups.children(one), self._groups.members(one)
+            except OSError as cause:
+                if one == group or cause.errno not in {errno.ENOENT, errno.ENODEV}:
+                    raise
+                continue
+            waiting.extend(inner)
+            for tid in sorted(tids):
                 try:
-                    pid = int(read_status(f"{self._proc}/{tid}/status", files=self._files)["Tgid"])
+                    yield int(read_status(f"{self._proc}/{tid}/status", files=self._files)["Tgid"]), tid
                 except (FileNotFoundError, ProcessLookupError):  # it ended
                     continue
-                cpus = allowed_cpus(pid, tid, files=self._files, proc_root=self._proc)
-                if cpus is not None:
-                    found.append((tid, cpus))
-        return found
 
     def _drifts(self, group: str, spec: IsolationSpec) -> list[Drift]:
         partition = self._partition(group)

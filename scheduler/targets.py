@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from isolation.enforcer import Enforcer, Mechanism, Target, ThreadState, Undo
-from isolation.errors import CgroupRefused, CgroupVanished, ProcessGone, ProcessRefused
+from isolation.errors import CgroupVanished, ProcessGone, ProcessRefused
 from isolation.kernelfs import KernelFiles
 from isolation.process import ProcessIdentity, family, identify, read_stat, read_status, still, thread_ids
 from scheduler.errors import RequestInvalid, Violation
@@ -85,7 +85,9 @@ class Targets:
         process that started it.
         """
         if held.target.cgroup_path is not None:
-            return held if self._is_there(held) else None
+            if held.undo.mechanism is not self._enforcer.mechanism:
+                return held  # a daemon that uses no cgroups cannot tell
+            return held if self._enforcer.is_there(held.undo) else None
         alive = [one for one in held.target.processes if still(one, files=self._files)]
         kin: dict[int, None] = {}
         for process in alive:
@@ -107,15 +109,6 @@ class Targets:
             undo=replace(held.undo, threads=(*held.undo.threads, *orphans)),
             born=tuple(state for state in held.born if state.pid not in pids),
         )
-
-    def _is_there(self, held: Held) -> bool:
-        if held.undo.mechanism is not self._enforcer.mechanism:
-            return True  # a daemon that uses no cgroups cannot tell
-        try:
-            now = self._enforcer.snapshot("", held.target)
-        except (CgroupVanished, CgroupRefused):
-            return False
-        return all(held.undo.is_of(group, inode) for group, inode in now.inodes if group == held.undo.existing)
 
     def _strays(self, held: Held, kin: Iterable[int]) -> list[int]:
         """Return the living processes in a group of ours that are no descendants of those named."""
