@@ -42,10 +42,23 @@ def check_room(
     free = sum(one.free_bytes for one in found)
     if wanted_bytes + margins > free:
         which = f"memory node {nodes}" if len(nodes) == 1 else f"memory nodes {nodes}"
+        wanted = size_text(wanted_bytes) if wanted_bytes else "any"
         raise MemoryShort(
-            f"{which} cannot take {size_text(wanted_bytes)} more: {size_text(free)} are free, of which"
+            f"{which} cannot take {wanted} more: {size_text(free)} are free, of which"
             f" {size_text(margins)} are to stay free; end or move something there, or name another node"
         )
+
+
+def room_note(nodes: NodeSet, memory: Iterable[NodeMemory]) -> str:
+    """Say why a workload is not to be bound to nodes although that moves nothing; "" = they have room for what comes.
+
+    For cgroup v1 without migration: a workload that is bound to a full node ends at its next page, by an OOM kill.
+    """
+    try:
+        check_room(0, nodes, memory)
+    except MemoryShort as short:
+        return _unbound(str(short))
+    return ""
 
 
 def decide_binding(
@@ -96,7 +109,11 @@ def decide_binding(
         )
     if why is None:
         why = f"{where}, {_hindrance(migration_bytes_per_s, stuck_bytes, refused)}"
-    return BindingDecision(step=BindingStep.LEAVE, note=f"not bound to its memory nodes: {why}")
+    return BindingDecision(step=BindingStep.LEAVE, note=_unbound(why))
+
+
+def _unbound(why: str) -> str:
+    return f"not bound to its memory nodes: {why}"
 
 
 def _hindrance(migration_bytes_per_s: int | None, stuck_bytes: int, refused: Sequence[str]) -> str:

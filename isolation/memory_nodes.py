@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from isolation.cpuset import NodeSet
 from isolation.kernelfs import KernelFiles
-from isolation.memory_binding import BindingStep, decide_binding
+from isolation.memory_binding import BindingStep, decide_binding, room_note
 from isolation.node_memory import read_node_memory
 from isolation.numa_maps import memory_of
 from isolation.page_calls import HOST_PAGES, PageCalls
@@ -53,10 +53,11 @@ class MemoryNodes:
 
         `pids` are all processes of the workload, `processes` those it was named by.
         """
-        if spec.mems is None or not (self._moves or self.migration_bytes_per_s):
+        if spec.mems is None or all(self._is_bound(pid, spec.mems) for pid in pids):
             return spec, ""
-        if all(self._is_bound(pid, spec.mems) for pid in pids):
-            return spec, ""
+        if not (self._moves or self.migration_bytes_per_s):  # what is there stays there; what comes needs room
+            note = room_note(spec.mems, read_node_memory(files=self._files))
+            return (replace(spec, mems=None), note) if note else (spec, "")
         found = memory_of(pids, files=self._files, proc_root=self._proc)
         decision = decide_binding(
             None if found is None else found.all,

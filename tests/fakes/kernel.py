@@ -358,7 +358,8 @@ class FakeKernel(FakeHandles):
         raise self._error(errno.ENOENT, path)
 
     def _tell(self, path: str, process: FakeProcess, thread: FakeThread, name: str) -> str:
-        text = proc_text(process, thread, name, version=self.version, allowed=self.allowed(thread.tid))
+        mems = self._granted(thread.group, "mems")
+        text = proc_text(process, thread, name, version=self.version, allowed=self.allowed(thread.tid), mems=mems)
         if text is None:
             raise self._error(errno.ENOENT, path)
         return text

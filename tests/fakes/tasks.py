@@ -6,7 +6,7 @@ import errno
 import os
 from dataclasses import dataclass, field
 
-from isolation.cpuset import CpuSet
+from isolation.cpuset import CpuSet, IdSet
 
 
 @dataclass(slots=True)
@@ -66,7 +66,9 @@ class FakeHandles:
         return self.processes[pid].threads[pid]
 
 
-def proc_text(process: FakeProcess, thread: FakeThread, name: str, *, version: int, allowed: CpuSet) -> str | None:
+def proc_text(
+    process: FakeProcess, thread: FakeThread, name: str, *, version: int, allowed: CpuSet, mems: IdSet
+) -> str | None:
     """Return one file of /proc/PID/task/TID; None = there is no such file."""
     match name:
         case "stat":
@@ -79,6 +81,7 @@ def proc_text(process: FakeProcess, thread: FakeThread, name: str, *, version: i
             return (
                 f"Name:\t{process.comm}\nState:\t{thread.state} (x)\nTgid:\t{process.pid}\nNSpid:\t{spaces}\n"
                 f"Uid:\t{uids}\nCpus_allowed_list:\t{allowed}\n"
+                f"Mems_allowed_list:\t{mems}\n"
             )
         case "cgroup":
             return f"3:cpuset:{thread.group}\n" if version == 1 else f"0::{thread.group}\n"

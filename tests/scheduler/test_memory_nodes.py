@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isolation.cpuset import NodeSet
+from isolation.cpuset import CpuSet, NodeSet
 from isolation.memory_nodes import MemoryNodes
 from tests.fakes.desk import Desk, SickKernel
 from tests.fakes.machines import make_topology
@@ -99,6 +99,39 @@ def test_fault_60_a_node_without_room_is_not_bound_to_whatever_the_rate(tmp_path
     assert "memory node 1 cannot take 512.0 MiB more" in placed.notes[0]
     assert kernel.memory.moves == []
     assert desk.kinds("web").count("refused") == 1
+
+
+def test_fault_60_on_v1_where_binding_moves_nothing_a_full_node_is_not_bound_to_either(tmp_path: Path) -> None:
+    kernel = NumaKernel(version=1)
+    kernel.memory.free_bytes[1] = 10 << 20
+    desk, pid = desk_of(tmp_path, kernel)
+    kernel.fill(pid, 512, node=0)
+    placed = desk.place("web", pid, cpus=2)
+    desk.reconciler.reconcile()
+    full = mems(desk, "web"), str(kernel.groups["/cotenant/web"].mems)
+    desk.release("web")
+    kernel.memory.free_bytes[1] = 4 << 30
+    desk.place("web", pid, cpus=2)
+    later = mems(desk, "web"), str(kernel.groups["/cotenant/web"].mems)
+
+    assert full == ("any", "0-1")
+    assert placed.notes[0].startswith("not bound to its memory nodes: memory node 1 cannot take any more: 10.0 MiB are")
+    assert later == ("1", "1")
+
+
+def test_fault_60_who_is_bound_stays_so_when_its_node_fills_up(tmp_path: Path) -> None:
+    for version in (1, 2):
+        kernel = NumaKernel(version=version)
+        desk, pid = desk_of(tmp_path / str(version), kernel)
+        kernel.fill(pid, 32, node=1)
+        desk.place("web", pid, cpus=2)
+        kernel.memory.free_bytes[1] = 10 << 20
+        kernel.clone(pid)  # drift or not, it is looked at again
+        kernel.groups["/cotenant/web"].cpus = CpuSet.parse("3")
+        desk.reconciler.reconcile()
+
+        assert desk.cpus(pid) == {"2-3"}
+        assert (mems(desk, "web"), str(kernel.groups["/cotenant/web"].mems)) == ("1", "1")
 
 
 def test_with_a_rate_memory_follows_in_slices_and_is_bound_then(tmp_path: Path) -> None:
