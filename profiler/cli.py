@@ -67,7 +67,7 @@ def profile(
         str,
         typer.Option(
             help="auto, progress, exit-time, regex:PATTERN, count:PATTERN, prometheus:URL#NAME or tokens:URL. "
-            "In a regex one group is a rate per second; (?P<total>...) is work so far, (?P<work>...) work since the last."
+            "In a regex one group is a rate per second, (?P<total>...) work so far, (?P<work>...) work since then."
         ),
     ] = "auto",
     window: Annotated[float, typer.Option(help="Seconds to measure, after warm-up.")] = 6.0,

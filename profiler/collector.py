@@ -19,7 +19,7 @@ from isolation.cpuset import CpuSet
 from isolation.topology import Topology, read_topology
 from profiler.command import PinnedCommand
 from profiler.comparison import halves_apart
-from profiler.counters import HARDWARE, Counters, hardware_features
+from profiler.counters import HARDWARE, STALLS, Counters, hardware_features
 from profiler.driver import Driver, driver_cpus, token_driver
 from profiler.errors import CountersUnavailable, HostBusy, RecordInvalid, WorkloadFailed
 from profiler.files import name_checked
@@ -186,41 +186,54 @@ def _check_idle(plan: _Plan, findings: Findings, *, refuse_busy: bool) -> None:
 
 
 def _warm_up(workload: PinnedCommand, plan: _Plan) -> str:
-    """Wait for slices in a row that agree; say why they do, or empty when the limit came first."""
-    _await_progress(workload, plan)
-    start_s = time.monotonic()
+    """Wait for slices in a row that agree; say why they do, or empty when the limit came first.
+
+    Of what will tell its progress, warming up begins with the first of it: until then it loads, however steadily it
+    computes. Raises WorkloadFailed if that does not come.
+    """
+    start_s = ready_s = time.monotonic()
     slices: list[Slice] = []
     last = workload.sample()
-    while workload.poll() and (elapsed_s := time.monotonic() - start_s) < plan.warmup_s:
-        plan.report(0.1 + 0.05 * elapsed_s / plan.warmup_s, "warming up")
-        if workload.wait(_SLICE_S):
+    while workload.poll():
+        now_s = time.monotonic()
+        if _is_loading(workload, plan, now_s - start_s):
+            plan.report(0.1 * (now_s - start_s) / plan.start_limit_s, "waiting for its first progress")
+            ready_s = now_s
+        elif now_s - ready_s >= plan.warmup_s:
             return ""
+        else:
+            plan.report(0.1 + 0.05 * (now_s - ready_s) / plan.warmup_s, "warming up")
+        workload.wait(_TICK_S)
+        if time.monotonic() - last.t_s < _SLICE_S:
+            continue
         now = workload.sample()
-        workload.poll()
         cores = cpu_s(last, now) / (now.t_s - last.t_s)
         rate = speed(workload.progress, last.t_s, now.t_s)
         slices.append(Slice(rate_per_s=rate, cpu_cores=cores, rss_bytes=now.rss_bytes))
         last = now
-        if why := settled(slices, rate_expected=workload.progress.covered_s is not None):
+        if why := settled(slices, rate_expected=_is_expected(workload, plan)):
             return why
     return ""
 
 
-def _await_progress(workload: PinnedCommand, plan: _Plan) -> None:
-    """Wait for the first progress of what will tell some: until then it loads, however steadily it computes."""
-    start_s = time.monotonic()
-    while workload.poll() and workload.progress.covered_s is None:
-        log = workload.progress
-        told = plan.metric.tells_while_running or plan.driver is not None
-        if not told and not (isinstance(log, ProgressLog) and log.is_expected):
-            return
-        elapsed_s = time.monotonic() - start_s
-        if elapsed_s > plan.start_limit_s:
-            if not told:
-                return
-            raise WorkloadFailed(f"{silence(log, plan.metric)} within {plan.start_limit_s:g} s{workload.last_words()}")
-        plan.report(0.1 * elapsed_s / plan.start_limit_s, "waiting for its first progress")
-        workload.wait(_TICK_S)
+def _is_loading(workload: PinnedCommand, plan: _Plan, elapsed_s: float) -> bool:
+    """Tell whether its first progress is still to come."""
+    if workload.progress.covered_s is not None or not _is_expected(workload, plan):
+        return False
+    if elapsed_s <= plan.start_limit_s:
+        return True
+    if plan.metric.kind is MetricKind.AUTO and plan.driver is None:
+        return False  # it opened the file, and never used it
+    raise WorkloadFailed(
+        f"{silence(workload.progress, plan.metric)} within {plan.start_limit_s:g} s{workload.last_words()}"
+    )
+
+
+def _is_expected(workload: PinnedCommand, plan: _Plan) -> bool:
+    """Tell whether progress will come: it was insisted on, or the workload opened the file for it."""
+    log = workload.progress
+    by_file = isinstance(log, ProgressLog) and log.is_expected
+    return plan.metric.tells_while_running or plan.driver is not None or by_file
 
 
 def _windows(workload: PinnedCommand, plan: _Plan, steady: str, findings: Findings) -> None:
@@ -343,7 +356,7 @@ def _probe(
 def hardware_counters(group: GroupSample, findings: Findings) -> Counters:
     """Count on all threads of the group; where that is impossible nothing is counted and a note says why."""
     try:
-        return Counters(group.voluntary, HARDWARE)
+        return Counters(group.voluntary, HARDWARE, also=STALLS)
     except CountersUnavailable as error:
         findings.notes.append(f"no hardware counters: {error}")
         return Counters((), HARDWARE)

@@ -182,7 +182,8 @@ def _samples(
                     )
         findings.features.extend(hardware_features(counters.read(), samples[-1].t_s - first.t_s))
     now = process_times()
-    gone = sorted(pid for pid, ticks in started.items() if pid not in now or now[pid].started_ticks != ticks)
+    reused = {pid for pid, ticks in started.items() if pid not in now or now[pid].started_ticks != ticks}
+    gone = sorted(first.pids - samples[-1].pids | reused)
     if gone:
         findings.doubt(Quality.UNSTABLE, f"{len(gone)} of {len(first.pids)} processes ended meanwhile: pids {gone[:5]}")
     return samples

@@ -27,8 +27,10 @@ def window_rate(
         if log.covered_s is None:
             findings.notes.append("no rate: the command wrote no progress lines and did not end")
             return "it tells no rate"
-        silent_s = end_s - max(start_s, log.covered_s[1])
-        stalled = f"progress stopped: nothing came in the last {silent_s:.1f} s of the window"
+        began_s, ended_s = log.covered_s
+        stalled = f"progress stopped: nothing came in the last {end_s - max(start_s, ended_s):.1f} s of the window"
+        if began_s - start_s > end_s - ended_s:
+            stalled = f"progress began only {began_s - start_s:.1f} s after the window did"
         if metric.tells_while_running:
             failure = f": {log.failure}" if isinstance(log, ScrapeLog) and log.failure else ""
             raise WorkloadFailed(f"{stalled}{failure}{last_words()}")

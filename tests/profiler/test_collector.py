@@ -168,7 +168,7 @@ def test_a_closed_command_is_never_signalled_again(tmp_path: Path) -> None:
 def test_a_paused_command_makes_no_progress_and_still_ends(tmp_path: Path) -> None:
     with PinnedCommand([*WORKLOAD, "steady"], ONE_CPU, tmp_path) as running:
         while running.progress.covered_s is None:
-            running.poll()
+            assert running.poll()
             time.sleep(0.01)
         running.pause()
         time.sleep(0.1)
@@ -219,7 +219,7 @@ def test_running_processes_are_watched_and_left_alone() -> None:
             busy.kill()
 
     assert found.cpus == 1
-    assert found.value("cpu_utilisation_ratio") > 0.1
+    assert found.value("cpu_utilisation_ratio") > 0
     assert "watched while running" in found.note
 
 

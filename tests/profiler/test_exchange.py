@@ -1,0 +1,167 @@
+"""Profiles handed over as a file, and profiles side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from profiler.cli import app
+from profiler.comparison import compare, median_difference
+from profiler.errors import RecordInvalid
+from profiler.exchange import profiles_from_json, profiles_to_json
+from profiler.picture import SCALES, draw_profile
+from profiler.records import PROFILE_FEATURES, PROFILE_SCHEMA_VERSION, Feature, Quality, Source, WorkloadProfile
+from profiler.store import ProfileStore, profile_to_json
+from tests.fakes.profiles import profile_of
+
+RUNNER = CliRunner()
+
+#: As the first version wrote it, word for word.
+OLD = """{"schema_version": 1, "name": "old", "cpus": 2, "features": [{"name": "cpu_cores", "value": 1.5,
+"spread": null, "source": "procfs", "window_s": 6.0, "samples": 1}], "host_fingerprint": "abc", "created_unix_s": 1.0,
+"quality": "stable", "note": ""}"""
+
+
+def spread_profile(name: str, value: float, spread: float, samples: int = 4) -> WorkloadProfile:
+    feature = Feature(
+        name="rate_per_s", value=value, spread=spread, source=Source.PROGRESS, window_s=6.0, samples=samples
+    )
+    return replace(profile_of(name), features=(feature,))
+
+
+def test_a_profile_of_the_first_version_loads(tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text(OLD)
+
+    found = ProfileStore(tmp_path).load("old")
+
+    assert found.value("cpu_cores") == 1.5
+    assert found.window is None
+    assert found.schema_version == PROFILE_SCHEMA_VERSION
+
+
+def test_profiles_are_the_same_after_export_and_import() -> None:
+    both = [profile_of("a", cpu_cores=1), profile_of("b", rss_bytes=5e6)]
+
+    assert profiles_from_json(profiles_to_json(both)) == both
+    assert profiles_from_json(profile_to_json(both[0])) == both[:1]
+
+
+GOOD = json.loads(profiles_to_json([profile_of("a", cpu_cores=1)]))
+ONE = GOOD["profiles"][0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "no JSON"),
+        ("[1]", "a list instead of an object"),
+        (json.dumps({**GOOD, "version": 9}), "in version 9"),
+        (json.dumps({**GOOD, "format": "x"}), "format is 'x'"),
+        (json.dumps({**GOOD, "profiles": {}}), "profiles: a dict instead of a list"),
+        (json.dumps({**GOOD, "profiles": [ONE, ONE]}), "profiles: a more than once"),
+        (json.dumps({**GOOD, "profiles": [ONE, {**ONE, "cpus": "x"}]}), "profiles.1.cpus"),
+        (json.dumps({**GOOD, "profiles": [{**ONE, "schema_version": 99}]}), "profiles.0.schema_version is 99"),
+        (json.dumps({**GOOD, "profiles": [{**ONE, "name": "../x"}]}), "profiles.0.name '../x'"),
+        (json.dumps({"x": 1}), "schema_version: Field required"),
+    ],
+)
+def test_a_bad_file_names_the_profile_and_its_field(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "in.json").write_text(content)
+
+    done = RUNNER.invoke(app, ["profiles", "import", str(tmp_path / "in.json"), "--state", str(tmp_path)])
+
+    assert isinstance(done.exception, RecordInvalid)
+    assert message in str(done.exception)
+    assert "in.json" in str(done.exception)
+    assert ProfileStore(tmp_path / "profiles").names() == []
+
+
+def test_neither_export_nor_import_overwrites_unasked(tmp_path: Path) -> None:
+    store = ProfileStore(tmp_path / "profiles")
+    store.save(profile_of("a", cpu_cores=1))
+    store.save(profile_of("b", cpu_cores=1))
+    out, state = str(tmp_path / "out.json"), ["--state", str(tmp_path)]
+
+    assert RUNNER.invoke(app, ["profiles", "export", "a", "-o", out, *state]).exit_code == 0
+    again = RUNNER.invoke(app, ["profiles", "export", "a", "-o", out, *state])
+    store.save(profile_of("a", cpu_cores=2), replace=True)
+    back = RUNNER.invoke(app, ["profiles", "import", out, *state])
+
+    assert "exists already" in str(again.exception)
+    assert "a exist already, nothing was imported" in str(back.exception)
+    assert store.load("a").value("cpu_cores") == 2
+    assert RUNNER.invoke(app, ["profiles", "import", out, "--replace", *state]).exit_code == 0
+    assert store.load("a").value("cpu_cores") == 1
+
+
+def test_export_writes_all_to_standard_output(tmp_path: Path) -> None:
+    store = ProfileStore(tmp_path / "profiles")
+    store.save(profile_of("a"))
+    store.save(profile_of("b"))
+
+    done = RUNNER.invoke(app, ["profiles", "export", "--state", str(tmp_path)])
+
+    assert [one.name for one in profiles_from_json(done.stdout.encode())] == ["a", "b"]
+
+
+def test_a_difference_counts_when_it_exceeds_the_spread() -> None:
+    # standard errors of 1 each: two of them together are 2.8
+    near = compare(spread_profile("a", 100, 2), spread_profile("b", 102, 2))
+    far = compare(spread_profile("a", 100, 2), spread_profile("b", 103, 2))
+    unknown = compare(profile_of("a", cpu_cores=1), profile_of("b", rss_bytes=1e6))
+
+    assert (near[0].ratio, near[0].beyond_spread) == (1.02, False)
+    assert far[0].beyond_spread is True
+    assert [(one.name, one.ratio, one.beyond_spread) for one in unknown] == [
+        ("cpu_cores", None, None),
+        ("rss_bytes", None, None),
+    ]
+
+
+def test_the_median_feature_decides_what_is_repeatable_and_next_to_nothing_is_nothing() -> None:
+    first = profile_of("a", cpu_cores=1.0, rss_bytes=1e9, minor_faults_per_s=1.0)
+    second = profile_of("b", cpu_cores=1.05, rss_bytes=2e9, minor_faults_per_s=3.0)
+
+    # 4.8 %, 50 % and 2 of the 50 faults that are negligible
+    assert median_difference(first.features, second.features) == pytest.approx(0.05 / 1.05)
+    assert str(median_difference((), first.features)) == "nan"
+
+
+def test_compare_prints_ratio_and_verdict(tmp_path: Path) -> None:
+    store = ProfileStore(tmp_path / "profiles")
+    store.save(spread_profile("a", 100, 2))
+    store.save(spread_profile("b", 150, 2))
+    state = ["--state", str(tmp_path)]
+
+    shown = RUNNER.invoke(app, ["profiles", "compare", "a", "b", *state]).stdout
+    told = json.loads(RUNNER.invoke(app, ["profiles", "compare", "a", "b", "--json", *state]).stdout)
+
+    assert "1.5" in shown
+    assert "33.3%" in shown
+    assert told["features"][0]["beyond_spread"] is True
+
+
+def test_bars_are_full_at_the_top_of_their_scale_and_the_unknown_is_said_to_be() -> None:
+    drawn = draw_profile(profile_of("a", cpu_utilisation_ratio=0.5, rss_bytes=2.0**49, kv_bytes=1.0)).splitlines()
+    bars = {line.split("  ")[0].strip(): line for line in drawn}
+
+    assert bars["CPU use"].count("█") == 12
+    assert bars["memory"].count("█") == 24
+    assert bars["memory"].endswith("512 TiB+")
+    assert bars["KV cache"].count("█") == 0
+    assert bars["instructions/cycle"].endswith("unknown")
+    assert set(SCALES) <= set(PROFILE_FEATURES)
+
+
+def test_show_prints_window_table_and_bars(tmp_path: Path) -> None:
+    ProfileStore(tmp_path / "profiles").save(replace(profile_of("a", cpu_cores=1), quality=Quality.NOISY, note="why"))
+
+    shown = RUNNER.invoke(app, ["profiles", "show", "a", "--state", str(tmp_path)]).stdout
+
+    assert "noisy" in shown
+    assert "samples" in shown
+    assert "note: why" in shown
