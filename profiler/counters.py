@@ -99,12 +99,12 @@ class Counters:
         self._start([_Target(one, -1, False, f"thread {one}") for one in thread_ids])
 
     @classmethod
-    def of_cgroup(cls, folder: Path, cpus: CpuSet, events: Sequence[Event]) -> Self:
+    def of_cgroup(cls, folder: Path, cpus: CpuSet, events: Sequence[Event], *, also: Sequence[Event] = ()) -> Self:
         """Count whoever is in a cgroup, while it runs on these CPUs; raises CountersUnavailable with the one reason.
 
         The folder lies in cgroup v2, or in the perf_event hierarchy of v1; one open file for each event and CPU.
         """
-        found = cls((), events)
+        found = cls((), events, also=also)
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:

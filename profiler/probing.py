@@ -144,9 +144,9 @@ def _footprint(pids: Collection[int], state: _Probing) -> None:
     if isinstance(found, str):
         state.notes.append(f"footprint unknown: {found}")
         return
-    # of pages touched here and there only parts are used, so the truth lies between the dense part and all
-    spread = max(found.spread_bytes, found.bytes - found.dense_bytes)
-    state.add("llc_footprint_bytes", found.bytes, spread, samples=5, window_s=0.1)
+    # of pages touched here and there only parts are used: from the dense part alone to all, half of the rest assumed
+    half = max(0.0, found.bytes - found.dense_bytes) / 2
+    state.add("llc_footprint_bytes", found.bytes - half, half + found.spread_bytes, samples=5, window_s=0.1)
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     allow_any_uid: bool = False
     migrate_mib_per_s: int = Field(default=0, ge=0, le=100_000)  #: of present pages to a placement's nodes; 0 = none
     reconcile_s: float = Field(default=5.0, ge=0.1, le=3600)
+    monitor_s: float = Field(default=1.0, ge=0, le=3600)  #: between two looks at what placed workloads do; 0 = none
     workers: int = Field(default=8, ge=2, le=64)
     log_format: Literal["json", "text"] = "json"
 

@@ -47,6 +47,7 @@ from scheduler.held import Held
 from scheduler.journal import Journal
 from scheduler.learning import ModelServicer, ProfileServicer
 from scheduler.metrics import Metrics
+from scheduler.monitor import WorkloadMonitor
 from scheduler.operations import Operations
 from scheduler.placement import PlacementState
 from scheduler.reconciler import Reconciler
@@ -139,6 +140,8 @@ class Daemon:
         )
         self.metrics = Metrics()
         self.metrics.watch_placements(tuple(PlacementState), self._count)
+        self._monitor = WorkloadMonitor(held, self._viewer)
+        self.metrics.registry.register(self._monitor)
         self._operations = Operations(state=self.state, store=profiles, allowed_uids=uids)
         self._health = health.HealthServicer()
         self._stopping = threading.Event()
@@ -153,6 +156,7 @@ class Daemon:
         )
         self._servers: list[grpc.Server] = []
         self._reconciling: threading.Thread | None = None
+        self._monitoring: threading.Thread | None = None
         self._metrics_server: Any = None
         self.metrics_port: int | None = None
 
@@ -177,6 +181,9 @@ class Daemon:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._reconciling = threading.Thread(target=self._reconcile_forever, name="reconciler", daemon=True)
         self._reconciling.start()
+        if self._settings.metrics_address and self._settings.monitor_s:  # nobody else asks for it
+            self._monitoring = threading.Thread(target=self._monitor_forever, name="monitor", daemon=True)
+            self._monitoring.start()
         view = self._viewer.current()
         _log.info(
             "serving",
@@ -199,6 +206,9 @@ class Daemon:
             done.wait()
         if self._reconciling is not None:
             self._reconciling.join()
+        if self._monitoring is not None:
+            self._monitoring.join()
+        self._monitor.close()
         self._operations.close()
         self._writer.close()
         self._journal.close()
@@ -258,6 +268,14 @@ class Daemon:
                 self._reconciler.reconcile()
             except Exception:  # noqa: BLE001 - the thread must outlive whatever one turn meets
                 _log.exception("reconciling failed; trying again")
+
+    def _monitor_forever(self) -> None:
+        wait_s = self._settings.monitor_s
+        while not self._stopping.wait(wait_s):
+            try:
+                wait_s = max(self._settings.monitor_s, self._monitor.turn())
+            except Exception:  # noqa: BLE001 - the thread must outlive whatever one turn meets
+                _log.exception("watching workloads failed; trying again")
 
     def _count(self, state: str) -> float:
         return sum(one.state == state for one in self._viewer.current().placements.values())
