@@ -32,7 +32,7 @@ class Quality(StrEnum):
 
     STABLE = "stable"
     UNSTABLE = "unstable"  #: the rate still moved at the end of the window
-    NOISY = "noisy"  #: the host was busy with something else
+    NOISY = "noisy"  #: the host was busy with something else, or the run before gave other numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
