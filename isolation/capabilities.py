@@ -144,7 +144,7 @@ def _requested_affinity(root: Path) -> Capability:
         available=keeps,
         detail=f"Linux {release} {'keeps' if keeps else 'forgets'} them when a cpuset changes" if number else "unknown",
         loss="release gives the threads it moved their masks back; when the first placement enables cpuset at the top"
-        " of cgroup v2, threads in groups of others lose theirs (taskset, sched_setaffinity) for good",
+        " of cgroup v2, all others get theirs (taskset, sched_setaffinity) back, but for threads born in that moment",
         remedy="use Linux 6.2 or newer; or enable cpuset at boot, before services start: echo +cpuset >"
         " /sys/fs/cgroup/cgroup.subtree_control",
     )

@@ -23,6 +23,7 @@ from isolation.process import (
     thread_ids,
     threads,
 )
+from isolation.requested_masks import MaskKeeper
 from isolation.steps import Steps, explain
 from isolation.undo import ThreadState, Undo
 
@@ -74,6 +75,7 @@ class Mover:
         self._files = files
         self._affinity = affinity
         self._proc = proc_root
+        self.masks = MaskKeeper(groups, files=files, affinity=affinity, proc_root=proc_root)
 
     def states(self, process: ProcessIdentity) -> list[ThreadState]:
         """Record every thread of the process and of the descendants that share its group."""

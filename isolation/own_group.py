@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from isolation.cgroup import FAMILY_NAME, CpusetGroups, check_name
 from isolation.cpuset import CpuSet, IdSet, NodeSet
 from isolation.errors import ApplyFailed, CgroupRefused, ProcessGone
 from isolation.moving import Mover
-from isolation.process import ProcessIdentity
+from isolation.process import ProcessIdentity, ThreadId
 from isolation.regroup import set_groups
+from isolation.requested_masks import Requested
 from isolation.spec import IsolationSpec
 from isolation.steps import Steps
 from isolation.undo import Applied, Drift, Mechanism, Released, ThreadState, Undo
+
+_TOLD = 3  #: threads that an error names
 
 
 class OwnGroup:
@@ -140,13 +144,26 @@ class OwnGroup:
         steps.do(f"make group {group!r}", partial(self._groups.make, group), partial(self._discard, group, undo))
 
     def _delegate(self, parent: str, steps: Steps) -> None:
-        """Let children of the top, or of our own home, have cpuset files (v2)."""
-        if "cpuset" not in self._groups.read(parent, "cgroup.subtree_control").split():
-            steps.do(
-                f"enable cpuset below group {parent!r}",
-                partial(self._groups.write, parent, "cgroup.subtree_control", "+cpuset"),
-                partial(self._groups.write, parent, "cgroup.subtree_control", "-cpuset"),
-            )
+        """Let children of the top, or of our own home, have cpuset files (v2); threads of others keep their masks."""
+        if "cpuset" in self._groups.read(parent, "cgroup.subtree_control").split():
+            return
+        asked = self._mover.masks.record() if parent == "/" else {}  # below our home there is nobody else
+        steps.do(
+            f"enable cpuset below group {parent!r}",
+            partial(self._groups.write, parent, "cgroup.subtree_control", "+cpuset"),
+            partial(self._end_delegation, parent, asked),
+        )
+        self._give_back(asked)
+
+    def _end_delegation(self, parent: str, asked: Mapping[ThreadId, Requested]) -> None:
+        now = {**asked, **self._mover.masks.record()} if parent == "/" else {}
+        self._groups.write(parent, "cgroup.subtree_control", "-cpuset")
+        self._give_back(now)
+
+    def _give_back(self, asked: Mapping[ThreadId, Requested]) -> None:
+        if told := self._mover.masks.give_back(asked):
+            more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
+            raise ApplyFailed("; ".join(told[:_TOLD]) + more)
 
     def _prepare_home(self, cpus: CpuSet, mems: NodeSet, undo: Undo, steps: Steps) -> None:
         """Give our home all CPUs and nodes of the top: new groups are empty, and lose CPUs that go offline (v1)."""
