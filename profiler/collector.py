@@ -19,21 +19,21 @@ from isolation.cpuset import CpuSet
 from isolation.topology import Topology, read_topology
 from profiler.command import PinnedCommand
 from profiler.comparison import halves_apart
-from profiler.counters import HARDWARE, STALLS, Counters, hardware_features
 from profiler.driver import Driver, driver_cpus, token_driver
-from profiler.errors import CountersUnavailable, HostBusy, RecordInvalid, WorkloadFailed
+from profiler.errors import HostBusy, RecordInvalid, WorkloadFailed
 from profiler.files import name_checked
 from profiler.findings import Findings
 from profiler.idleness import Solitude
 from profiler.metric import Metric, MetricKind, parse_metric
 from profiler.output import OutputLog
 from profiler.probing import measure
-from profiler.procfs import GroupSample, cpu_s, features_over
+from profiler.procfs import cpu_s, features_over
 from profiler.progress import ProgressLog
 from profiler.rates import silence, speed, window_rate
 from profiler.records import Quality, SteadyWindow, WorkloadProfile
 from profiler.repeats import repeat, wait_out
 from profiler.scrape import ScrapeLog
+from profiler.sources import HardwareSources
 from profiler.steadiness import SLICE_S, Slice, settled
 from profiler.tokens import token_features
 
@@ -255,7 +255,7 @@ def _window(workload: PinnedCommand, plan: _Plan, steady: str, findings: Finding
     driver_first = workload.driver_sample()
     window_s, step_s = plan.window_s, min(1.0, max(0.1, plan.window_s / _SAMPLES))
     start_s = samples[0].t_s
-    with hardware_counters(samples[0], findings) as counters:
+    with HardwareSources(samples[0], findings) as sources:
         while workload.poll() and (elapsed_s := time.monotonic() - start_s) < window_s:
             plan.report(0.15 + 0.45 * elapsed_s / window_s, "measuring")
             workload.wait(min(_TICK_S, window_s - elapsed_s))
@@ -264,7 +264,7 @@ def _window(workload: PinnedCommand, plan: _Plan, steady: str, findings: Finding
         if not workload.poll():
             return
         samples.append(workload.sample())
-        findings.features.extend(hardware_features(counters.read(), samples[-1].t_s - start_s))
+        findings.features.extend(sources.features(samples[-1].t_s - start_s))
     moments.append(solitude.now())
     driver_last = workload.driver_sample()
     beside_s = cpu_s(driver_first, driver_last) if driver_first and driver_last else 0.0
@@ -349,14 +349,6 @@ def _probe(
         slice_s=_SLICE_S if duty > 0.9 else 2 * _SLICE_S,
         on_progress=lambda share: report(0.6 + 0.4 * share, "probing the cache"),
     )
-    findings.features.extend(result.features)
+    measured = {one.name for one in findings.features}  # by the hardware itself: better than an estimate
+    findings.features.extend(one for one in result.features if one.name not in measured)
     findings.notes.extend(result.notes)
-
-
-def hardware_counters(group: GroupSample, findings: Findings) -> Counters:
-    """Count on all threads of the group; where that is impossible nothing is counted and a note says why."""
-    try:
-        return Counters(group.voluntary, HARDWARE, also=STALLS)
-    except CountersUnavailable as error:
-        findings.notes.append(f"no hardware counters: {error}")
-        return Counters((), HARDWARE)

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from isolation.cpuset import CpuSet
 from isolation.topology import Topology, read_topology
-from profiler.collector import Report, hardware_counters
+from profiler.collector import Report
 from profiler.command import PinnedCommand
 from profiler.comparison import halves_apart
-from profiler.counters import hardware_features
 from profiler.driver import token_driver
 from profiler.errors import RecordInvalid, WorkloadFailed
 from profiler.files import name_checked
@@ -25,6 +24,7 @@ from profiler.progress import WorkLog
 from profiler.rates import window_rate
 from profiler.records import Quality, SteadyWindow, WorkloadProfile
 from profiler.scrape import ScrapeLog
+from profiler.sources import HardwareSources
 
 _TICK_S = 0.25
 _SAMPLE_S = 1.0
@@ -169,7 +169,7 @@ def _samples(
     started = {pid: born[pid].started_ticks for pid in first.pids if pid in born}
     samples = [first]
     step_s = min(_SAMPLE_S, max(0.1, duration_s / _SAMPLES))
-    with hardware_counters(first, findings) as counters:
+    with HardwareSources(first, findings) as sources:
         while (elapsed_s := time.monotonic() - first.t_s) < duration_s:
             report(elapsed_s / duration_s, f"watching {len(samples[-1].pids)} processes")
             time.sleep(min(_TICK_S, step_s, duration_s - elapsed_s + 0.001))
@@ -180,7 +180,7 @@ def _samples(
                     raise WorkloadFailed(
                         f"all processes of {sorted(first.pids)[:5]} ended after {elapsed_s:.1f} s of {duration_s:g} s"
                     )
-        findings.features.extend(hardware_features(counters.read(), samples[-1].t_s - first.t_s))
+        findings.features.extend(sources.features(samples[-1].t_s - first.t_s))
     now = process_times()
     reused = {pid for pid, ticks in started.items() if pid not in now or now[pid].started_ticks != ticks}
     gone = sorted(first.pids - samples[-1].pids | reused)

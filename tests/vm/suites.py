@@ -46,6 +46,7 @@ _DAEMON = ("tests/scheduler/test_daemon.py", "tests/scheduler/test_bad_input.py"
 _RESCTRL = (
     "tests/isolation/test_resctrl_contract.py",
     "tests/isolation/test_monitoring_groups.py",
+    "tests/profiler/test_sources.py",
     "tests/vm/test_check.py",
 )
 
