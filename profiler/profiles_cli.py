@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cotenant.paths import default_state
 from profiler.catalogue import read_catalogue
@@ -74,7 +74,7 @@ def compare_two(
         known = None if apart != apart else apart  # noqa: PLR0124 - NaN
         print_json({"features": [asdict(row) for row in found], "median_difference": known})
         return
-    table = Table("feature", first, second, "ratio", "beyond spread")
+    table = Table(Column("feature", no_wrap=True), first, second, "ratio", "beyond spread")
     for row in found:
         beyond = {None: "?", True: "yes", False: "no"}[row.beyond_spread]
         values = [("unknown" if value is None else number(value)) for value in (row.first, row.second)]
@@ -179,7 +179,7 @@ def print_profile(found: WorkloadProfile, *, as_json: bool) -> None:
             f"window: {found.window.length_s:.3g} s from {found.window.start_s:.3g} s after the start; "
             f"{found.window.decided_by}"
         )
-    table = Table("feature", "value", "spread", "samples", "from", "window s")
+    table = Table(Column("feature", no_wrap=True), "value", "spread", "samples", "from", "window s")
     for one in found.features:
         spread = "" if one.spread is None else number(one.spread)
         row = (number(one.value), spread, str(one.samples), one.source.value, f"{one.window_s:.3g}")
