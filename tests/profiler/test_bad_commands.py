@@ -19,7 +19,7 @@ from profiler.command import PinnedCommand
 from profiler.errors import RecordInvalid, WorkloadFailed
 from profiler.procfs import members, process_times
 from profiler.records import Quality, WorkloadProfile
-from tests.fakes.completion_server import free_port
+from tests.fakes.completion_server import DONE, Reply, completion_server, finish, free_port, text
 
 ONE_CPU = CpuSet.of(list(read_topology().usable)[-1:])
 WORKLOAD = [sys.executable, str(Path(__file__).with_name("workload.py"))]
@@ -210,3 +210,14 @@ def test_a_signal_in_the_middle_ends_a_daemon_too() -> None:
             start_limit_s=0.5,
             on_progress=interrupt,
         )
+
+
+def test_an_endpoint_is_asked_from_other_cpus_and_its_tokens_are_the_rate() -> None:
+    if len(read_topology().usable) < 2:
+        pytest.skip("whoever asks needs a CPU of its own")
+    with completion_server(Reply(parts=[*[(0.02, text())] * 25, (0.0, finish()), (0.0, DONE)])) as server:
+        found = measured("sleep", "987", metric=f"tokens:{server.url}", start_limit_s=20, window_s=1.5)
+
+    assert 5 < found.value("rate_per_s") < 50
+    assert 0.02 < found.value("tbt_s") < 0.1
+    assert found.value("ttft_s") > 0.02

@@ -178,3 +178,61 @@ def cmdline_of(pid: int) -> bytes:
 
 def running(pid: int) -> bool:
     return cmdline_of(pid) != b""  # a zombie has no command line
+
+
+def test_a_signal_ends_a_service_of_the_catalogue_with_its_load_and_folder(tmp_path: Path) -> None:
+    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "catalogue" / "own.toml").write_text(
+        'description = "x"\nmetric = "count:^x$"\n[workload]\ncommand = ["sh", "-c", "cd {folder}; sleep 4322.5"]\n'
+        'ready = ["true"]\n[load]\ncommand = ["sh", "-c", "echo x; sleep 4323.5"]\n'
+    )
+    wish = ["profile", "own", "--state", str(tmp_path), "--start-limit", "3000"]
+    if len(read_topology().usable) < 2:
+        pytest.skip("the load generator needs a CPU of its own")
+
+    code, load = ended_while_it_runs(wish, signal.SIGTERM, lambda cmdline: cmdline == b"sleep\x004323.5\x00")
+    servers = [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if b"4322.5" in cmdline_of(pid)]  # noqa: PTH208
+
+    assert code == 130
+    assert not running(load)
+    assert servers == []
+
+
+def test_running_processes_are_profiled_by_pid(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "100"]) as one:
+        wish = ["profile", "x", "--state", str(tmp_path), "--pid", str(one.pid), "--duration", "0.6", "--json"]
+        done = RUNNER.invoke(app, wish)
+        one.kill()
+
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["window"]["length_s"] > 0.5
+
+
+def test_a_run_that_does_not_repeat_the_one_before_is_marked(tmp_path: Path) -> None:
+    wish = ["profile", "x", "--state", str(tmp_path), "--cpus", "1", "--no-probes", "--window", "0.6", "--warmup", "0"]
+    assert RUNNER.invoke(app, [*wish, "--", "sleep", "100"]).exit_code == 0
+    before = ProfileStore(tmp_path / "profiles").load("x")
+    changed = tuple(
+        replace(one, value=one.value * 3) for one in before.features if one.name in {"rss_bytes", "threads"}
+    )
+    ProfileStore(tmp_path / "profiles").save(replace(before, features=changed), replace=True)
+
+    done = RUNNER.invoke(app, [*wish, "--json", "--", "sleep", "100"])
+
+    assert json.loads(done.stdout)["quality"] != "stable"
+    assert "the median feature differs by 67% from the run before it" in json.loads(done.stdout)["note"]
+
+
+def test_the_catalogue_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "catalogue" / "own.toml").write_text(
+        'description = "x"\nmetric = "auto"\npackages = ["made-up"]\n[workload]\ncommand = ["no-such-program"]\n'
+    )
+    (tmp_path / "catalogue" / "bad.toml").write_text("=")
+
+    listed = RUNNER.invoke(app, ["catalogue", "--state", str(tmp_path), "--json"])
+    rows = {one["name"]: one for one in json.loads(listed.stdout)}
+
+    assert (rows["own"]["usable"], rows["own"]["missing"]) == (False, ["no-such-program"])
+    assert rows["redis"]["load_cpus"] == 1
+    assert "bad.toml' is no TOML" in listed.stderr
