@@ -33,7 +33,7 @@ from profiler.rates import silence, speed, window_rate
 from profiler.records import Quality, SteadyWindow, WorkloadProfile
 from profiler.repeats import repeat, wait_out
 from profiler.scrape import ScrapeLog
-from profiler.sources import HardwareSources
+from profiler.sources import LiveSources
 from profiler.steadiness import SLICE_S, Slice, settled
 from profiler.tokens import token_features
 
@@ -255,7 +255,7 @@ def _window(workload: PinnedCommand, plan: _Plan, steady: str, findings: Finding
     driver_first = workload.driver_sample()
     window_s, step_s = plan.window_s, min(1.0, max(0.1, plan.window_s / _SAMPLES))
     start_s = samples[0].t_s
-    with HardwareSources(samples[0], findings) as sources:
+    with LiveSources(samples[0], findings, alone=True) as sources:
         while workload.poll() and (elapsed_s := time.monotonic() - start_s) < window_s:
             plan.report(0.15 + 0.45 * elapsed_s / window_s, "measuring")
             workload.wait(min(_TICK_S, window_s - elapsed_s))

@@ -18,12 +18,12 @@ from isolation.kernelfs import HOST_FILES
 from isolation.resctrl_monitor import MonitorReading, counted_between, read_monitor
 from profiler.counters import HARDWARE, STALLS, Count, Counters, Event, hardware_features
 from profiler.errors import CountersUnavailable
+from profiler.pressure import KINDS, parse_pressure
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 #: Places of /proc/PID/stat after the command's name: man 5 proc minus 3.
 _MAJOR_FAULTS, _USER, _SYSTEM, _THREADS, _RSS = 9, 11, 12, 17, 21
-_PRESSURES = ("cpu", "memory", "io")
 
 #: What may be told of a workload, and what it means.
 METRICS: dict[str, str] = {
@@ -135,7 +135,7 @@ class Monitor:
 
     @staticmethod
     def _pressure(group: Path, before: _Last | None, now: _Last, found: dict[str, float]) -> None:
-        for name in _PRESSURES:
+        for name in KINDS:
             total_us = parse_pressure(_text(f"{group}/{name}.pressure"))
             if total_us is None:
                 continue
@@ -183,16 +183,6 @@ class Monitor:
         counted = [one for one in moved if one is not None]
         if counted and len(counted) == len(moved):
             found["memory_bytes_per_second"] = sum(counted) / (now.t_s - before.t_s)
-
-
-def parse_pressure(text: str | None) -> int | None:
-    """Read the microseconds in which somebody waited; None where the kernel tells none."""
-    for line in (text or "").splitlines():
-        kind, *values = line.split()
-        if kind == "some":
-            totals = [one.removeprefix("total=") for one in values if one.startswith("total=")]
-            return int(totals[0]) if totals and totals[0].isdecimal() else None
-    return None
 
 
 def _grown(before: Mapping[int, tuple[float, float]], now: Mapping[int, tuple[float, float]]) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from profiler.progress import WorkLog
 from profiler.rates import window_rate
 from profiler.records import Quality, SteadyWindow, WorkloadProfile
 from profiler.scrape import ScrapeLog
-from profiler.sources import HardwareSources
+from profiler.sources import LiveSources
 
 _TICK_S = 0.25
 _SAMPLE_S = 1.0
@@ -169,7 +169,7 @@ def _samples(
     started = {pid: born[pid].started_ticks for pid in first.pids if pid in born}
     samples = [first]
     step_s = min(_SAMPLE_S, max(0.1, duration_s / _SAMPLES))
-    with HardwareSources(first, findings) as sources:
+    with LiveSources(first, findings) as sources:
         while (elapsed_s := time.monotonic() - first.t_s) < duration_s:
             report(elapsed_s / duration_s, f"watching {len(samples[-1].pids)} processes")
             time.sleep(min(_TICK_S, step_s, duration_s - elapsed_s + 0.001))

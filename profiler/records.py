@@ -101,6 +101,9 @@ PROFILE_FEATURES: dict[str, tuple[float, float]] = {
     "stream_half_sf": (0.2, 100.0),
     "llc_references_per_kinstr": (0.0, 10000.0),
     "stalled_cycles_ratio": (0.0, 1.0),
+    "cpu_pressure_ratio": (0.0, 1.0),  # share of the time in which somebody of it waited (PSI some)
+    "memory_pressure_ratio": (0.0, 1.0),
+    "io_pressure_ratio": (0.0, 1.0),
 }
 
 

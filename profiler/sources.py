@@ -1,4 +1,4 @@
-"""What the hardware tells of a group of threads while it is measured: counters of the CPU and monitoring of the cache.
+"""What is told of a group of threads while it is measured: counters of the CPU, monitoring of the cache, pressure.
 
 Each is optional: what cannot be had is noted with its reason and left out. Nothing of ours is left on the host.
 """
@@ -22,17 +22,21 @@ from isolation.resctrl_monitor import MonitorReading, counted_between
 from profiler.counters import HARDWARE, STALLS, Counters, hardware_features
 from profiler.errors import CountersUnavailable
 from profiler.findings import Findings
+from profiler.pressure import group_pressure, host_pressure, pressure_features, read_pressure
 from profiler.procfs import GroupSample
 from profiler.records import Feature, Source
 
 _PREFIX = "cotenant-profile"
 
 
-class HardwareSources:
-    """Counts and watches from entering to leaving."""
+class LiveSources:
+    """Counts and watches from its making to leaving."""
 
-    def __init__(self, group: GroupSample, findings: Findings) -> None:
-        """Start with the threads of this moment; those born of them later are counted, too."""
+    def __init__(self, group: GroupSample, findings: Findings, *, alone: bool = False) -> None:
+        """Start with the threads of this moment; those born of them later are counted, too.
+
+        alone: nobody else works here, so that the pressure of the whole host is that of the group.
+        """
         try:
             self._counters = Counters(group.voluntary, HARDWARE, also=STALLS)
         except CountersUnavailable as error:
@@ -40,14 +44,17 @@ class HardwareSources:
             self._counters = Counters((), HARDWARE)
         self._cache = _watch_cache(group, findings)
         self._first = () if self._cache is None else self._cache.readings(_name())
+        self._pressed = group_pressure(group.pids) or (host_pressure() if alone else {})
+        self._waited_us = read_pressure(self._pressed)
         self._started_s = time.monotonic()
 
     def features(self, window_s: float) -> tuple[Feature, ...]:
         """Give what was found until now."""
+        elapsed_s = time.monotonic() - self._started_s
         found = hardware_features(self._counters.read(), window_s)
+        found += pressure_features(self._waited_us, read_pressure(self._pressed), elapsed_s)
         if self._cache is None:
             return found
-        elapsed_s = time.monotonic() - self._started_s
         return found + cache_features(self._first, self._cache.readings(_name()), elapsed_s)
 
     def __enter__(self) -> Self:

@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from isolation.cpuset import CpuSet
-from profiler.monitoring import METRICS, Monitor, Watched, parse_pressure
+from profiler.monitoring import METRICS, Monitor, Watched
 from tests.fakes.children import real_process
-
-_PSI = "some avg10=92.57 avg60=85.83 avg300=84.04 total=3264245776\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"
 
 
 def test_a_busy_process_is_told_from_a_sleeping_one() -> None:
@@ -47,11 +45,6 @@ def test_who_is_gone_tells_nothing_and_is_forgotten() -> None:
     assert monitor.turn({"gone": Watched(pids=(done.pid, 4194303))}) == {"gone": {}}
     assert monitor.turn({}) == {}
     assert monitor._last == {}
-
-
-@pytest.mark.parametrize(("text", "total"), [(_PSI, 3264245776), (None, None), ("", None), ("some avg10=1\n", None)])
-def test_pressure_is_read_or_missing(text: str | None, total: int | None) -> None:
-    assert parse_pressure(text) == total
 
 
 def test_a_resctrl_group_shared_with_others_says_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from isolation.resctrl_monitor import MonitorReading
 from profiler.findings import Findings
 from profiler.procfs import sample
 from profiler.records import Source
-from profiler.sources import HardwareSources, cache_features
+from profiler.sources import LiveSources, cache_features
 from tests.fakes.children import real_process
 
 ONE = MonitorReading(resource="L3", domain=0, llc_occupancy_bytes=1 << 20, mbm_total_bytes=1000, mbm_local_bytes=None)
@@ -53,7 +53,7 @@ def test_what_one_cache_does_not_tell_is_not_known(last: tuple[MonitorReading, .
 def test_what_cannot_be_had_is_noted_and_nothing_is_left_open() -> None:
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     findings = Findings()
-    with real_process(threads=2) as pid, HardwareSources(sample({pid}), findings) as sources:
+    with real_process(threads=2) as pid, LiveSources(sample({pid}), findings) as sources:
         found = {one.name for one in sources.features(1.0)}
 
     assert before == len(os.listdir("/proc/self/fd"))  # noqa: PTH208
@@ -72,7 +72,7 @@ def test_a_process_is_monitored_by_resctrl_and_leaves_its_group_again() -> None:
     findings = Findings()
     with real_process(threads=3) as pid:
         tids = {one.tid for one in threads(pid)}
-        with HardwareSources(sample({pid}), findings) as sources:
+        with LiveSources(sample({pid}), findings) as sources:
             where = verbs.whereabouts()
             assert {where[tid] for tid in tids} == {f"mon_groups/cotenant-profile:p{os.getpid()}"}
             assert left.names() == (f"p{os.getpid()}",)
