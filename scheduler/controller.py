@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from isolation.enforcer import Enforcer
-from isolation.errors import IsolationError, SchemataRejected, SpecInvalid, UndoFailed
+from isolation.errors import SchemataRejected, SpecInvalid, UndoFailed
 from isolation.kernelfs import HOST_FILES, KernelFiles
 from isolation.process import boot_id
 from scheduler import wire
@@ -54,7 +54,9 @@ class Controller:
         self._held = held
         self._boot_id = boot_id(files=files)
         self._reserved: set[str] = set()  # names of stored records that cannot be read: they must not be overwritten
-        self._owed: dict[str, Callable[[], None]] = {}  # by name: what the journal could not save when it was due
+        self._owed: dict[
+            str, Callable[[], None]
+        ] = {}  # by placement, or request: what the journal could not save when it was due
         self._moves = Moves(
             enforcer=enforcer,
             journal=journal,
@@ -62,6 +64,7 @@ class Controller:
             held=held,
             entry=self._entry,
             save=self._save,
+            owes=self.owes,
             checkpoint=checkpoint,
         )
 
@@ -107,9 +110,9 @@ class Controller:
             if validate_only:
                 return self._moves.rebalance(max_moves=max_moves, min_gain=min_gain, validate_only=True)
             self.pay()
-            found = self._moves.rebalance(max_moves=max_moves, min_gain=min_gain, validate_only=False)
+            moved, before, after = self._moves.rebalance(max_moves=max_moves, min_gain=min_gain, validate_only=False)
             self._moves.apportion()
-            return found
+            return tuple(self.get(one.name) for one in moved), before, after
 
         return self._writer.run(job)
 
@@ -165,7 +168,7 @@ class Controller:
         except UndoFailed as error:  # the earlier state is still needed: the reconciler goes on restoring it
             self.keep_releasing(intended, held, ("refused", str(error)))
             raise
-        except IsolationError as error:
+        except Exception as error:  # whoever is answered with an error must not be placed later
             self._checkpoint("place: forget")
             self.forget(request.name, request_id, ("refused", str(error)))
             raise
@@ -175,17 +178,26 @@ class Controller:
             self._journal.settle(
                 self._entry(done, held), wire.placement_to_bytes(done), (time.time(), "placed", sentence_of(done))
             )
-        except JournalFailed as error:  # what is not saved did not happen
+        except Exception as error:  # what is not saved did not happen
             self.take_back(intended, held, ("refused", str(error)))
             raise
         self._checkpoint("place: answer")
         self._held[request.name] = held
         self._viewer.put(done)
         self._moves.apportion()
-        return done
+        return self._answer_anew(done, request_id, digest)
+
+    def _answer_anew(self, answered: Placement, request_id: str, digest: bytes) -> Placement:
+        """Give the placement as it is after all shares were dealt out, also to those who repeat the request."""
+        now = self.get(answered.name)
+        if now != answered:
+            answer = wire.placement_to_bytes(now)
+            self._save(f"answer to {request_id}", lambda: self._journal.answer(request_id, digest, answer))
+        return now
 
     def apportion(self) -> None:
-        """Look what resctrl offers now and share it out among those who are here; on the writer thread."""
+        """Look what resctrl offers now and share it out among those who are here; once a turn, on the writer thread."""
+        self._moves.turn()
         self._viewer.offer(self._enforcer.controls())
         self._moves.apportion()
 
@@ -229,7 +241,7 @@ class Controller:
         """Restore the earlier state and forget the placement; what cannot be restored now is kept as RELEASING."""
         try:
             self._enforcer.release(held.undo, shared=self._shares(placement.name))
-        except IsolationError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the earlier state is still needed
             _log.exception("giving back failed; trying again", extra={"workload": placement.name})
             self.keep_releasing(placement, held, (event[0], f"{event[1]}; and giving back failed: {error}"))
             return
@@ -287,6 +299,8 @@ class Controller:
         except JournalFailed:
             _log.exception("saving failed; trying again before the next change", extra={"workload": name})
             self._owed[name] = write
+        else:
+            self._owed.pop(name, None)  # what was due before is older
 
     # --- release -----------------------------------------------------------------------------
 

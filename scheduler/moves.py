@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
 
 from isolation.cpuset import CpuSet, NodeSet
 from isolation.enforcer import Enforcer
-from isolation.errors import IsolationError
+from isolation.errors import OutOfRmids, ResctrlBusy
 from isolation.page_migration import Ended, turn_budget
+from scheduler.backoff import Backoff
 from scheduler.errors import JournalFailed
 from scheduler.held import Held, outcome_of, spec_of
 from scheduler.journal import Entry, Journal
 from scheduler.ledger import Ledger
-from scheduler.placement import Decision, Placement, PlacementState
+from scheduler.placement import LIVE, Decision, Placement, PlacementState
 from scheduler.planner import allotted, memory_nodes, rebalance
 from scheduler.predictor import Predictor
 from scheduler.view import Viewer
@@ -38,20 +39,30 @@ class Moves:
         held: dict[str, Held],
         entry: Callable[[Placement, Held], Entry],
         save: Callable[[str, Callable[[], None]], None],
+        owes: Callable[[str], bool],
         checkpoint: Callable[[str], None],
     ) -> None:
-        """`save` keeps what the journal cannot take now until it can."""
+        """`save` keeps what the journal cannot take now until it can; `owes` tells whether it keeps any for a name."""
         self._enforcer = enforcer
         self._journal = journal
         self._viewer = viewer
         self._held = held
         self._entry = entry
         self._save = save
+        self._owes = owes
         self._checkpoint = checkpoint
         self._migrated_at_s = time.monotonic()
-        self._given_up: dict[str, tuple[CpuSet, NodeSet]] = {}  # by name: where its memory could not be brought
-        self._told: dict[str, str] = {}  # by name: the failure that was told last
-        self._shared_out: tuple[Ledger, Predictor] | None = None  # those that everybody has the share of
+        self._given_up: dict[str, tuple[float, CpuSet, NodeSet]] = {}  # by name: where its memory could not be brought
+        self._told: dict[str, tuple[float, str]] = {}  # by name: the failure that was told last, and of which placement
+        self._backoff = Backoff()  # of those whose share could not be given
+        self._shared_out: tuple[Ledger, Predictor, frozenset[str]] | None = None  # what the shares were last dealt by
+
+    def turn(self) -> None:
+        """Let one turn pass: what failed is tried again after ever more of them."""
+        self._backoff.turn()
+        self._backoff.keep(self._held.keys())
+        self._given_up = {name: one for name, one in self._given_up.items() if name in self._held}
+        self._told = {name: one for name, one in self._told.items() if name in self._held}
 
     def rebalance(
         self, *, max_moves: int, min_gain: float, validate_only: bool
@@ -76,47 +87,68 @@ class Moves:
     def apportion(self) -> None:
         """Give everybody the cache ways and bandwidth that the rule of ways.py says for those who are here now.
 
-        Who loses ways comes before who gains some. A failure leaves that placement as it was, stops nobody else, and
-        is tried again at the next call; a class refused for want of one, when somebody came or went.
+        Who loses ways comes before who gains some. Those that are not ours to change now get none and are not planned
+        for. A failure leaves that placement as it was and stops nobody else; it is tried again when somebody came or
+        went, and after ever more turns. So is a class refused for want of one.
         """
         view = self._viewer.current()
-        known = self._shared_out
-        if known is not None and known[0] is view.ledger and known[1] is view.predictor:
-            return
-        wanted = apportion(view.ledger, view.predictor)
-        good = self._give(wanted)
-        if any(self._without(name, allotment) for name, allotment in wanted.items()):
-            good = self._give(wanted)  # classes that the others left may be free now
-        now = self._viewer.current()
-        self._shared_out = (now.ledger, now.predictor) if good else None
+        fixed = frozenset(one.name for one in view.placements.values() if one.state in LIVE and not self._follows(one))
+        known, now = self._shared_out, (view.ledger, view.predictor, fixed)
+        if known is None or known[0] is not now[0] or known[1] is not now[1] or known[2] != now[2]:
+            self._backoff.hurry()
+        self._shared_out = now
+        ledger = view.ledger
+        for name in fixed:
+            ledger = ledger.without(name)
+        wanted = apportion(ledger, view.predictor)
+        due = [one for one, allotment in self._changes(wanted) if self._backoff.due(one.name, _matter(one, allotment))]
+        refused, changed = self._give(wanted, {one.name for one in due})
+        if refused and changed:
+            self._give(wanted, refused)  # classes that the others left may be free now
 
-    def _give(self, wanted: Mapping[str, Allotment]) -> bool:
+    def _follows(self, placement: Placement) -> bool:
+        """Tell whether a placement is one that changes with who is here, now or once it is completed."""
+        ours = placement.mechanism == self._enforcer.mechanism
+        return ours and placement.state in _SETTLED | {PlacementState.APPLYING}
+
+    def _changes(self, wanted: Mapping[str, Allotment]) -> list[tuple[Placement, Allotment]]:
+        """List whose share is another one now, those first who lose some."""
+        nothing = Allotment()
         changes = [
-            (one, wanted.get(name, Allotment()))
+            (one, wanted.get(name, nothing))
             for name, one in self._viewer.current().placements.items()
             if one.state in _SETTLED
             and name in self._held
-            and one.mechanism == self._enforcer.mechanism
-            and _allotment(one.decision) != wanted.get(name, Allotment())
+            and self._follows(one)
+            and not self._owes(name)
+            and _allotment(one.decision) != wanted.get(name, nothing)
         ]
-        good = True
-        for before, allotment in sorted(changes, key=lambda change: _grows(_allotment(change[0].decision), change[1])):
+        return sorted(changes, key=lambda change: _grows(_allotment(change[0].decision), change[1]))
+
+    def _give(self, wanted: Mapping[str, Allotment], names: Collection[str]) -> tuple[set[str], bool]:
+        """Give those who are named their shares; return who was refused a class, and whether anybody changed."""
+        refused: set[str] = set()
+        changed = False
+        for before, allotment in self._changes(wanted):
+            if before.name not in names:
+                continue
             decision = allotted(before.decision, allotment)
             try:
-                self.move(before, replace(before, decision=decision, etag=uuid.uuid4().hex[:16]))
-            except (IsolationError, JournalFailed) as error:
-                good = False
-                if self._told.get(before.name) != str(error):  # once, not at every turn
-                    self._told[before.name] = str(error)
-                    _log.exception("cache ways stay as they are", extra={"workload": before.name})
+                done = self.move(before, replace(before, decision=decision, etag=uuid.uuid4().hex[:16]))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this placement alone
+                self._backoff.failed(before.name, _matter(before, allotment))
+                if isinstance(error, JournalFailed):  # nothing was begun; all else is told by move
+                    self._is_news(before, str(error))
+                if is_locked(error):
+                    break  # the others would wait as long, in vain
+                continue
+            if _allotment(done.decision) == allotment:
+                self._backoff.succeeded(before.name)
             else:
-                self._told.pop(before.name, None)
-        return good
-
-    def _without(self, name: str, allotment: Allotment) -> bool:
-        """Tell whether a placement was refused the class it should have."""
-        placement = self._viewer.current().placements.get(name)
-        return placement is not None and allotment != Allotment() == _allotment(placement.decision)
+                refused.add(before.name)
+                self._backoff.failed(before.name, _matter(before, allotment))
+            changed = changed or done.decision != before.decision
+        return refused, changed
 
     def migrate_memory(self) -> None:
         """Move pages of one placement toward its memory nodes, within the rate, and bind it when they are there.
@@ -130,19 +162,26 @@ class Moves:
             return
         for before in self._viewer.current().placements.values():
             wanted = self._awaited_nodes(before)
-            if wanted is None:
+            if wanted is None or self._owes(before.name):
                 continue
             try:
                 report = self._enforcer.migrate(self._held[before.name].target, wanted, turn_budget(rate, since_s))
-            except IsolationError as error:  # nothing was bound; it stays as it is
+                if report is None:  # nobody is in its group now
+                    continue
+                if report.ended is Ended.COMPLETE:
+                    self._bind(before, wanted)
+            except (JournalFailed, ResctrlBusy):  # says nothing about its memory
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, nothing was bound; it stays as it is
                 self._give_up(before, wanted, f"its memory cannot be moved to nodes {wanted}: {error}")
                 continue
-            if report is not None and report.ended is Ended.COMPLETE:
-                decision = replace(before.decision, mems=wanted)
-                done = self.move(before, replace(before, decision=decision, etag=uuid.uuid4().hex[:16]))
-                if done.decision.mems is None:
-                    self._give_up(done, wanted, done.notes[-1] if done.notes else "it could not be bound")
             return
+
+    def _bind(self, before: Placement, nodes: NodeSet) -> None:
+        decision = replace(before.decision, mems=nodes)
+        done = self.move(before, replace(before, decision=decision, etag=uuid.uuid4().hex[:16]))
+        if done.decision.mems is None:
+            self._give_up(done, nodes, done.notes[-1] if done.notes else "it could not be bound")
 
     def _awaited_nodes(self, placement: Placement) -> NodeSet | None:
         """Return the nodes a placement waits to be bound to; None = it does not wait."""
@@ -150,11 +189,11 @@ class Moves:
             return None
         topology, decision = self._viewer.current().ledger.topology, placement.decision
         wanted = memory_nodes(topology, decision.cpus, placement.request.memory_bytes)
-        given_up = self._given_up.get(placement.name) == (decision.cpus, wanted)
+        given_up = self._given_up.get(placement.name) == (placement.created_unix_s, decision.cpus, wanted)
         return None if given_up or placement.mechanism != self._enforcer.mechanism else wanted
 
     def _give_up(self, placement: Placement, wanted: NodeSet, detail: str) -> None:
-        self._given_up[placement.name] = (placement.decision.cpus, wanted)
+        self._given_up[placement.name] = (placement.created_unix_s, placement.decision.cpus, wanted)
         entry = self._entry(placement, self._held[placement.name])
         self._save(placement.name, lambda: self._journal.update(entry, (time.time(), "refused", detail)))
 
@@ -173,17 +212,43 @@ class Moves:
                 held.undo,
                 previous=spec_of(before.decision).within(host),
             )
-        except IsolationError as error:  # the enforcer took its steps back
+        except Exception as error:  # the enforcer took its steps back
             detail = f"{_change(before.decision, after.decision)} failed: {error}"
+            event = (time.time(), "refused", detail) if self._is_news(before, detail) else None
             entry = self._entry(before, held)
-            self._save(before.name, lambda: self._journal.update(entry, (time.time(), "refused", detail)))
+            self._save(before.name, lambda: self._journal.update(entry, event))
             raise
         self._checkpoint("move: save outcome")
         done = outcome_of(intended, applied, host)
+        unchanged = replace(done, etag=before.etag, threads=before.threads) == before  # a class refused once more
+        if unchanged:
+            done = replace(done, etag=before.etag)
+        else:
+            self._told.pop(before.name, None)
         self._viewer.put(done)  # also when it cannot be saved at once: the intent, which is saved, says the same
         entry, detail = self._entry(done, held), _change(before.decision, done.decision)
-        self._save(before.name, lambda: self._journal.update(entry, (time.time(), "placed", detail)))
+        event = None if unchanged else (time.time(), "placed", detail)
+        self._save(before.name, lambda: self._journal.update(entry, event))
         return done
+
+    def _is_news(self, placement: Placement, detail: str) -> bool:
+        """Tell whether a failure is another one than the last of this placement, and log it then; called in except."""
+        news = (placement.created_unix_s, detail)
+        if self._told.get(placement.name) == news:
+            return False
+        self._told[placement.name] = news
+        _log.exception("it stays as it was", extra={"workload": placement.name})
+        return True
+
+
+def _matter(placement: Placement, allotment: Allotment) -> Hashable:
+    """Return what is to be tried again: a share, for one placement of that name."""
+    return placement.created_unix_s, allotment.cache_ways, allotment.memory_bandwidth
+
+
+def is_locked(error: Exception) -> bool:
+    """Tell whether another program kept the lock of resctrl for longer than we wait, which is seconds each time."""
+    return isinstance(error, ResctrlBusy) and not isinstance(error, OutOfRmids)
 
 
 def _allotment(decision: Decision) -> Allotment:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
 from google.protobuf.message import DecodeError
 
-from isolation.enforcer import Enforcer
-from isolation.errors import IsolationError, MechanismMissing
+from isolation.enforcer import Applied, Enforcer
+from isolation.errors import IsolationError, MechanismMissing, ResctrlBusy
 from isolation.kernelfs import HOST_FILES, KernelFiles
 from isolation.machine import HOST_MACHINE, Machine
 from isolation.process import boot_id
+from isolation.spec import IsolationSpec
 from isolation.topology import Topology
 from scheduler import wire
 from scheduler.controller import Controller
@@ -24,14 +25,14 @@ from scheduler.errors import JournalFailed, SchedulerError
 from scheduler.held import Held, outcome_of, sentence_of, spec_of
 from scheduler.hotplug import Hotplug
 from scheduler.journal import Entry, Journal
+from scheduler.moves import is_locked
 from scheduler.placement import LIVE, Placement, PlacementState
 from scheduler.view import Viewer
 from scheduler.writer import Writer
 
 _log = logging.getLogger("cotenant.reconciler")
 _CONTEST_WINDOW_S = 300.0
-#: What may go wrong with one placement and says nothing about the others.
-_FAILURES = (IsolationError, SchedulerError, OSError, sqlite3.Error)
+_WORDED = (IsolationError, SchedulerError, OSError)  #: errors whose text says all
 
 
 class Reconciler:
@@ -57,7 +58,9 @@ class Reconciler:
         self._held = held
         self._boot_id = boot_id(files=files)
         self._hotplug = Hotplug(machine=machine, enforcer=enforcer, journal=journal, viewer=viewer)
-        self._told: dict[str, str] = {}  # by name: the failure that was told last
+        self._told: dict[tuple[str, Hashable], str] = {}  # by name and matter: the failure that was told last
+        self._orphans: set[str] = set()  # groups of ours that no record knows, as of the last turn
+        self._locked = ""  # why resctrl cannot be written in this turn
 
     def reconcile(self) -> None:
         """Compare belief with kernel for every live placement and repair once."""
@@ -68,31 +71,57 @@ class Reconciler:
         self._writer.run(self._recover)
 
     def _reconcile(self) -> None:
-        self._guarded("", self._controller.pay)
-        self._guarded("", self._hotplug.notice)
+        self._locked = ""
+        self._guarded("", self._controller.pay, "journal")
+        self._guarded("", self._hotplug.notice, "host")
         for name, placement in list(self._viewer.current().placements.items()):
             held = self._held.get(name)
             if held is not None and placement.state in LIVE and not self._controller.owes(name):
-                self._guarded(name, partial(self._reconcile_one, placement, held))
-        self._guarded("", self._share_out)
-        self._guarded("", self._controller.migrate_memory)
+                self._guarded(name, partial(self._reconcile_one, placement, held), placement.created_unix_s)
+        self._guarded("", self._remove_orphans, "orphans")
+        self._share_out()
+        if not self._locked:
+            self._guarded("", self._controller.migrate_memory, "memory")
+        self._told = {key: told for key, told in self._told.items() if not key[0] or key[0] in self._held}
 
     def _share_out(self) -> None:
+        if not self._locked:
+            self._guarded("", self._remove_empty_classes, "classes")
+        if not self._locked:
+            self._guarded("", self._controller.apportion, "shares")
+
+    def _remove_empty_classes(self) -> None:
         if told := self._enforcer.remove_empty_classes():
             raise IsolationError("; ".join(told))
-        self._controller.apportion()
 
-    def _guarded(self, name: str, work: Callable[[], None]) -> None:
+    def _guarded(self, name: str, work: Callable[[], None], matter: Hashable) -> None:
         """Let the failure of one placement stop neither the others nor the start; it is tried again at every turn."""
         try:
             work()
-        except _FAILURES as error:
-            if self._told.get(name) != str(error):  # once, not every few seconds
-                self._told[name] = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this one alone
+            self._note_lock(error)
+            told = str(error) if isinstance(error, _WORDED) else f"{type(error).__name__}: {error}"
+            if self._told.get((name, matter)) != told:  # once, not every few seconds
+                self._told[name, matter] = told
                 _log.exception("not in order; trying again", extra={"workload": name})
-                self._tell(name, f"not in order, trying again: {error}")
+                self._tell(name, f"not in order, trying again: {told}")
         else:
-            self._told.pop(name, None)
+            self._told.pop((name, matter), None)
+
+    def _note_lock(self, error: Exception) -> None:
+        if is_locked(error):
+            self._locked = str(error)
+
+    @contextmanager
+    def _waiting_once(self, placement: Placement, held: Held) -> Iterator[None]:
+        """Wait for the lock of resctrl once a turn, not for each placement; raises ResctrlBusy at once afterwards."""
+        if self._locked and held.undo.resctrl is not None and spec_of(placement.decision).wants_class:
+            raise ResctrlBusy(self._locked)
+        try:
+            yield
+        except ResctrlBusy as error:
+            self._note_lock(error)
+            raise
 
     def _tell(self, name: str, detail: str) -> None:
         try:
@@ -102,11 +131,11 @@ class Reconciler:
 
     def _reconcile_one(self, placement: Placement, held: Held) -> None:
         if placement.state is PlacementState.RELEASING:
-            self._controller.finish_release(placement, held, "released")
+            self._finish(placement, held, "released")
             return
         now = self._refreshed(placement, held)
         if now is None:
-            self._controller.finish_release(placement, held, "gone")
+            self._finish(placement, held, "gone")
         elif now.undo.mechanism is not self._enforcer.mechanism:
             raise MechanismMissing(
                 f"{placement.name!r} was placed by {str(now.undo.mechanism)!r}, the daemon now uses "
@@ -120,6 +149,15 @@ class Reconciler:
                 self._fit(placement, now, before)
             else:
                 self._repair(placement, now)
+
+    def _finish(self, placement: Placement, held: Held, kind: str) -> None:
+        with self._waiting_once(placement, held):
+            self._controller.finish_release(placement, held, kind)
+
+    def _apply(self, placement: Placement, held: Held, previous: IsolationSpec | None = None) -> Applied:
+        with self._waiting_once(placement, held):
+            spec = self._hotplug.spec(placement)
+            return self._enforcer.apply(placement.name, held.target, spec, held.undo, previous=previous)
 
     def _refreshed(self, placement: Placement, held: Held) -> Held | None:
         """Note who was born and who took over; None = nobody is left."""
@@ -135,7 +173,8 @@ class Reconciler:
         """Set a placement up for the host as it is now, after CPUs or nodes came or went; no drift of anybody's."""
         if (decision := self._hotplug.replanned(placement)) is not None:
             try:
-                self._controller.move(placement, replace(placement, decision=decision, etag=uuid.uuid4().hex[:16]))
+                with self._waiting_once(placement, held):
+                    self._controller.move(placement, replace(placement, decision=decision, etag=uuid.uuid4().hex[:16]))
             except IsolationError:  # told by move; it makes do with what is left
                 _log.exception("no move off CPUs that went offline", extra={"workload": placement.name})
             else:
@@ -146,7 +185,7 @@ class Reconciler:
             self._hotplug.settled(placement.name)
             return
         try:
-            applied = self._enforcer.apply(placement.name, held.target, spec, held.undo, previous=previous)
+            applied = self._apply(placement, held, previous)
         except IsolationError as error:  # taken back; tried again at the next turn
             self._keep_partial(placement, held, f"could not be fitted to the CPUs that are online: {error}")
             return
@@ -170,7 +209,7 @@ class Reconciler:
             self._change(replace(placement, state=PlacementState.CONTESTED), held, "contested", told)
             return
         try:
-            applied = self._enforcer.apply(placement.name, held.target, spec, held.undo)
+            applied = self._apply(placement, held)
         except IsolationError as error:  # taken back; tried again at the next turn
             self._keep_partial(placement, held, f"repair failed: {error}")
             return
@@ -199,16 +238,24 @@ class Reconciler:
                 self._controller.reserve(entry.name)
                 self._tell(entry.name, f"record unreadable, left alone with its group: {error}")
         for placement, held, entry in sorted(found, key=lambda one: one[0].created_unix_s):
-            self._guarded(entry.name, partial(self._recover_one, placement, held, entry))
+            self._guarded(entry.name, partial(self._recover_one, placement, held, entry), placement.created_unix_s)
         self._controller.expire()
-        self._guarded("", self._remove_orphans)
-        self._guarded("", self._share_out)
+        self._guarded("", self._remove_orphans, "orphans")
+        self._share_out()
 
     def _remove_orphans(self) -> None:
-        """Remove empty groups that no record knows; one that still holds threads is nobody's to end."""
-        for group in self._enforcer.groups():
-            if group not in self._held and not self._controller.reserved(group):
-                self._guarded(group, partial(self._enforcer.remove_orphan, group))
+        """Remove empty groups that no record knows; one that still holds threads is nobody's to end, and told once."""
+        orphans = {
+            one for one in self._enforcer.groups() if one not in self._held and not self._controller.reserved(one)
+        }
+        for group in sorted(orphans):
+            try:
+                self._enforcer.remove_orphan(group)
+            except IsolationError as error:
+                if group not in self._orphans:
+                    _log.warning("a group that no record knows stays: %s", error, extra={"workload": group})
+                    self._tell(group, f"not in order, trying again: {error}")
+        self._orphans = orphans
 
     def _recover_one(self, placement: Placement, held: Held, entry: Entry) -> None:
         if placement.state not in LIVE:
@@ -237,7 +284,7 @@ class Reconciler:
         """Finish a release; one that fails is one to finish at the next turns."""
         leaving = replace(placement, state=PlacementState.RELEASING)
         self._viewer.put(leaving)
-        self._controller.finish_release(leaving, held, "recovered")
+        self._finish(leaving, held, "recovered")
 
     def _is_first(self, held: Held) -> bool:
         """Tell whether what was begun is the placing itself, which nobody was answered yet, and not a later move."""
@@ -248,7 +295,7 @@ class Reconciler:
         if held.undo.mechanism is not self._enforcer.mechanism:
             return  # neither to be completed nor to be undone by other means; each turn tells so
         try:
-            applied = self._enforcer.apply(placement.name, held.target, self._hotplug.spec(placement), held.undo)
+            applied = self._apply(placement, held)
         except IsolationError as error:
             if self._is_first(held):  # what was done before the crash is not among the steps taken back
                 self._controller.take_back(placement, held, ("recovered", f"undone: {error}"))
