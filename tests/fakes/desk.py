@@ -39,9 +39,10 @@ class PowerCut(BaseException):
 class SickKernel(FakeResctrl):
     """Answers EIO when asked for a path that holds one of `unreadable`; resctrl is not mounted unless told so."""
 
-    def __init__(self, *, cpus: str, mems: str, version: int, closids: int) -> None:
+    def __init__(self, *, cpus: str, mems: str, version: int, closids: int, caches: int = 1) -> None:
         self.unreadable: tuple[str, ...] = ()
-        super().__init__(cpus=cpus, mems=mems, version=version, domains=(0,), closids=max(closids, 1))
+        domains = tuple(range(caches))
+        super().__init__(cpus=cpus, mems=mems, version=version, domains=domains, closids=max(closids, 1))
         self.mounted = closids > 0
 
     def read(self, path: str) -> str:

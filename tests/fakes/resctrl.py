@@ -110,6 +110,14 @@ class FakeResctrl(FakeKernel):
         groups = ResctrlGroups(RESCTRL, self.read_info, files=self, locks=self, prefix=prefix)
         return ServiceClasses(groups, self.read_info)
 
+    def set_domains(self, *domains: int) -> None:
+        """Do what the kernel does when caches lose their last CPU or get one back: who is back holds no limits."""
+        self.domains = domains
+        initial = self._initial()
+        for one in self.classes.values():
+            for name, amounts in one.amounts.items():
+                one.amounts[name] = {domain: amounts.get(domain, initial[name][domain]) for domain in domains}
+
     def unmount(self) -> None:
         """Do what umount does: every thread to the default group, every group gone."""
         self.mounted = False

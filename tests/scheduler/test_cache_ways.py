@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from profiler.records import WorkloadProfile
-from tests.fakes.desk import Desk, PowerCut
+from tests.fakes.desk import Desk, PowerCut, SickKernel
+from tests.fakes.machines import make_topology
 from tests.fakes.predictions import make_profile
 
 FULL = 0x7FF
@@ -194,6 +195,49 @@ def test_fault_55_a_group_of_ours_removed_by_others_is_made_again(desk: Desk) ->
     assert desk.state("db") == "ACTIVE"
     assert agreed(desk, **pids)
     assert ways(desk, "db") != 0
+
+
+def two_caches(folder: Path) -> tuple[Desk, dict[str, int]]:
+    """Place two that harm each other on three of four CPUs each, so that the second cache is divided."""
+    kernel = SickKernel(cpus="0-3", mems="0", version=2, closids=8, caches=2)
+    desk = Desk(folder, version=2, topology=make_topology(llcs_per_node=2), kernel=kernel)
+    pids = {"db": kernel.spawn(threads=3), "scan": kernel.spawn()}
+    desk.place("db", pids["db"], cpus=3, profile=hungry("db"))
+    desk.place("scan", pids["scan"], cpus=3, profile=streaming("scan"))
+    return desk, pids
+
+
+def all_held(desk: Desk, pids: dict[str, int]) -> list[dict[int, int]]:
+    """Say which ways of which cache the kernel gives each process."""
+    return [dict(desk.kernel.classes[desk.kernel.where.get(pid, "")].amounts["L3"]) for pid in pids.values()]
+
+
+@pytest.mark.parametrize("told_late", [False, True])
+def test_fault_57_a_cache_without_cpus_takes_its_ways_along_and_has_them_again_later(
+    tmp_path: Path,
+    told_late: bool,  # noqa: FBT001
+) -> None:
+    desk, pids = two_caches(tmp_path)
+    before = all_held(desk, pids)
+    desk.kernel.set_domains(0)
+    if told_late:  # resctrl loses it a moment before the list of CPUs does
+        desk.reconciler.reconcile()
+    desk.machine.offline("2-3")
+    for _ in range(2):
+        desk.reconciler.reconcile()
+    meanwhile = all_held(desk, pids), [desk.cpus(pid) for pid in pids.values()], [desk.state(one) for one in pids]
+    desk.machine.online("2-3")
+    if told_late:
+        desk.reconciler.reconcile()
+    desk.kernel.set_domains(0, 1)
+    for _ in range(2):
+        desk.reconciler.reconcile()
+
+    assert (before[0][1] & before[1][1], before[0][1] | before[1][1]) == (0, FULL)
+    assert meanwhile == ([{0: FULL}] * 2, [{"0-1"}] * 2, ["ACTIVE"] * 2)
+    assert all_held(desk, pids) == before
+    assert [desk.state(one) for one in pids] == ["ACTIVE", "ACTIVE"]
+    assert {"drift", "contested"}.isdisjoint(desk.kinds("db") + desk.kinds("scan"))
 
 
 def test_an_empty_group_that_a_crash_left_goes_at_the_next_start(desk: Desk) -> None:

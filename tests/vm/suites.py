@@ -65,6 +65,7 @@ SUITES = (
         "(every_thread or graceful_stop) and cgroup or preview or bad_pids or ends_its_placement or stale_etag"
         " or names_and_pids or same_request",
     ),
+    Suite("cache ways of CPUs that go offline", ("tests/vm/test_hotplug.py",), "takes_its_ways"),
     Suite("resctrl rules and groups with CDP", _RESCTRL, "real or check", Resctrl.CDP),
     Suite("a placement with CDP", ("tests/vm/test_full_placement.py",), "ways_mems", Resctrl.CDP),
     Suite("resctrl rules and groups with MBps", _RESCTRL, "real or check", Resctrl.MBPS),

@@ -16,8 +16,9 @@ from isolation.cpuset import CpuSet
 from isolation.enforcer import Enforcer, Mechanism
 from isolation.machine import HOST_MACHINE
 from isolation.process import family
+from isolation.resctrl_info import find_resctrl
 from isolation.topology import read_topology
-from profiler.records import HostTraits
+from profiler.records import HostTraits, WorkloadProfile
 from profiler.registry import ModelRegistry
 from profiler.store import ProfileStore
 from scheduler.controller import Controller
@@ -30,6 +31,7 @@ from scheduler.writer import Writer
 from tests.fakes.children import real_process
 from tests.fakes.predictions import hog
 from tests.fakes.processes import wait_until
+from tests.scheduler.test_cache_ways import hungry, streaming
 
 pytestmark = pytest.mark.root
 _CPUS = Path("/sys/devices/system/cpu")
@@ -89,9 +91,9 @@ class Host:
         self.reconciler.recover()
         self.turn()
 
-    def place(self, *pids: int, cpus: int, cgroup_path: str | None = None) -> Placement:
-        request = WorkloadRequest(name="web", cpus=cpus, pids=pids, cgroup_path=cgroup_path, inline_profile=hog("web"))
-        return self.controller.place("request-1", b"place", request, allow_best_effort=True)
+    def place(self, *pids: int, cpus: int, name: str = "web", profile: WorkloadProfile | None = None) -> Placement:
+        request = WorkloadRequest(name=name, cpus=cpus, pids=pids, inline_profile=profile or hog(name))
+        return self.controller.place(f"place-{name}", b"place", request, allow_best_effort=True)
 
     def turn(self) -> None:
         self.reconciler.reconcile()
@@ -243,25 +245,31 @@ def test_fault_59_children_born_since_are_gathered_again_and_go_home_at_release(
     mechanism: Mechanism, tmp_path: Path
 ) -> None:
     with real_process(threads=2) as pid:
-        host = Host(tmp_path, mechanism)
-        placed = host.place(pid, cpus=2).decision.cpus
-        home = cgroups(pid)
-        os.kill(pid, signal.SIGUSR1)
-        wait_until(lambda: len(family(pid)) == 2)
-        born = max(family(pid))
-        switch(placed, online=False)
-        host.turn_until(lambda: host.placement().decision.cpus != placed)
-        now = host.placement().decision.cpus
-        host.turn_until(lambda: allowed(born) == {str(now)})
-        inside = cgroups(born) == home
-        switch(placed, online=True)
-        host.turn_until(lambda: host.enforcer.topology.usable == read_topology().usable)
-        host.controller.release("request-2", b"release", "web", "")
+        all_cpus = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {2, 3, 6, 7})  # CPU 0 stays online
+        try:
+            host = Host(tmp_path, mechanism)
+            placed = host.place(pid, cpus=2).decision.cpus
+            home = cgroups(pid)
+            os.kill(pid, signal.SIGUSR1)
+            wait_until(lambda: len(family(pid)) == 2)
+            born = max(family(pid))
+            switch(placed, online=False)
+            if mechanism is Mechanism.CGROUP_V1:
+                wait_until(lambda: cgroups(born) != home)  # the kernel moves everybody up
+            host.turn_until(lambda: host.placement().decision.cpus != placed)
+            now = host.placement().decision.cpus
+            host.turn_until(lambda: allowed(born) == {str(now)})
+            inside = cgroups(born) == home
+            switch(placed, online=True)
+            host.turn_until(lambda: host.enforcer.topology.usable == read_topology().usable)
+            host.controller.release("request-2", b"release", "web", "")
+        finally:
+            os.sched_setaffinity(0, all_cpus)
         after = cgroups(born), host.enforcer.groups()
-        own = cgroups(os.getpid())
 
     assert inside
-    assert after == (own, ())
+    assert after == (cgroups(os.getpid()), ())
     assert {"drift", "contested"}.isdisjoint(host.kinds())
 
 
@@ -283,3 +291,46 @@ def test_fault_61_smt_switched_off_and_on_is_followed(host: Host) -> None:
 
     assert len(cores) == 4
     assert meanwhile == {str(CpuSet.of(cores))}
+
+
+def ways_of(resctrl: Path, pid: int) -> str:
+    """Return the L3 line of the resctrl group that a process is in."""
+    folders = [path for path in resctrl.iterdir() if (path / "tasks").is_file() and path.name != "mon_groups"]
+    inside = [path for path in folders if str(pid) in (path / "tasks").read_text().split()]
+    lines = ((inside or [resctrl])[0] / "schemata").read_text().split("\n")
+    return next(line.strip() for line in lines if line.strip().startswith("L3:"))
+
+
+def test_fault_57_a_cache_without_cpus_takes_its_ways_along_and_has_them_again_later(tmp_path: Path) -> None:
+    found = find_resctrl()
+    if found is None or not (found.path / "info/L3").is_dir():
+        pytest.skip("needs a mounted resctrl with L3 and without CDP; make test-vm boots such a kernel")
+    all_cpus = os.sched_getaffinity(0)
+    with real_process(threads=3) as db, real_process() as scan:
+        os.sched_setaffinity(0, {1, 3, 5, 7})  # one CPU a core; CPU 0 stays online
+        try:
+            host = Host(tmp_path, Mechanism.CGROUP_V2)
+            host.place(db, cpus=3, name="db", profile=hungry("db"))
+            host.place(scan, cpus=3, name="scan", profile=streaming("scan"))
+            before = ways_of(found.path, db), ways_of(found.path, scan)
+            switch(CpuSet.parse("4-7"), online=False)
+            host.turn_until(lambda: {*allowed(db), *allowed(scan)} == {"1,3"})
+            host.turn()
+            meanwhile = ways_of(found.path, db), ways_of(found.path, scan)
+            states = {str(one.state) for one in host.viewer.current().placements.values()}
+            switch(CpuSet.parse("4-7"), online=True)
+            host.turn_until(lambda: host.enforcer.topology.usable == read_topology().usable)
+            host.turn()
+            after = ways_of(found.path, db), ways_of(found.path, scan)
+            for name in ("db", "scan"):
+                host.controller.release(f"release-{name}", b"release", name, "")
+            events = host.journal.events(0, 100)
+        finally:
+            os.sched_setaffinity(0, all_cpus)
+
+    assert before[0] != before[1]
+    assert [line.partition(":")[2].count("=") for line in before + meanwhile] == [2, 2, 1, 1]
+    assert meanwhile[0] == meanwhile[1]  # nobody to part from in the cache that is left
+    assert states == {"ACTIVE"}
+    assert after == before
+    assert {"drift", "contested", "partial"}.isdisjoint(one.kind for one in events)
