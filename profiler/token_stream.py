@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -295,8 +295,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds to wait for the next bytes")
     given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="cotenant-") as folder:
-        path = Path(os.environ.get(ENVIRONMENT) or Path(folder) / "progress")
+    told = os.environ.get(ENVIRONMENT)
+    # whoever names a file also ends us by a signal, after which a folder would stay
+    with nullcontext("") if told else tempfile.TemporaryDirectory(prefix="cotenant-") as folder:
+        path = Path(told or Path(folder) / "progress")
         progress = ProgressWriter(str(path))
         start_s = time.monotonic()
         try:
