@@ -115,7 +115,7 @@ class Demonstration:
             self._report(f"profiling {workload.name} alone: {what}", (position + share) / len(KINDS))
 
         cpus = CpuSet.of([self._near])
-        profile = collect(workload.name, workload.argv, cpus=cpus, window_s=_PROFILE_S, on_progress=told)
+        profile = collect(workload.name, workload.argv, cpus=cpus, window_s=_PROFILE_S, curve=False, on_progress=told)
         store.save(profile, replace=True)
         self.profiles[workload.name] = profile
 

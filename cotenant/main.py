@@ -39,7 +39,7 @@ usage: cotenant COMMAND [OPTIONS]        cotenant COMMAND --help explains each
 A first round, in two terminals:
   cotenant serve --state /tmp/cotenant
   export COTENANT_STATE=/tmp/cotenant
-  cotenant profile db -- ./my-database              alone, about half a minute
+  cotenant profile db -- ./my-database              alone, about a minute
   cotenant run --name db --cpus 2 --slo slowdown=1.3 -- ./my-database
   cotenant list; cotenant explain db
 

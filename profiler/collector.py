@@ -70,6 +70,7 @@ def collect(
     window_s: float = 6.0,
     warmup_s: float = 5.0,
     probes: bool = True,
+    curve: bool = True,
     metric: str = "auto",
     driver: Driver | None = None,
     start_limit_s: float = 60.0,
@@ -80,7 +81,8 @@ def collect(
 
     metric: see profiler/metric.py; driver: what loads it, from other CPUs, and tells its progress. It has start_limit_s
     to be ready and tell its first progress, then warmup_s to become steady. refuse_busy: raise HostBusy, naming who is,
-    unless the CPUs and the cache are free before the start.
+    unless the CPUs and the cache are free before the start. curve: let the probes try all levels of pressure, not only
+    the full one.
     """
     name_checked(name)
     wish = parse_metric(metric)
@@ -111,12 +113,12 @@ def collect(
     with _aside(topology.usable - cpus), tempfile.TemporaryDirectory(prefix="cotenant-") as temporary:
         report(0.0, "checking that the host is idle")
         _check_idle(plan, findings, refuse_busy=refuse_busy)
-        _measure(plan, Path(temporary), findings, probes=probes)
+        _measure(plan, Path(temporary), findings, probes=probes, curve=curve)
     report(1.0, "done")
     return findings.profile(name, len(cpus), topology)
 
 
-def _measure(plan: _Plan, folder: Path, findings: Findings, *, probes: bool) -> None:
+def _measure(plan: _Plan, folder: Path, findings: Findings, *, probes: bool, curve: bool) -> None:
     solitude = Solitude(plan.cpus, plan.topology)
     first = solitude.now()
     with ExitStack() as running:
@@ -136,8 +138,7 @@ def _measure(plan: _Plan, folder: Path, findings: Findings, *, probes: bool) -> 
         if workload.exit_code is None:
             if probes:
                 plan.report(0.6, "probing the cache")
-                taken = plan.driver.cpus if plan.driver else CpuSet()
-                _probe(workload, plan.cpus, plan.topology, findings, plan.report, taken=taken)
+                _probe(workload, plan, findings, curve=curve)
             return
         _require_no_progress_wanted(workload, plan)
         _require_no_family(workload, plan, findings)
@@ -322,9 +323,9 @@ def _aside(cpus: CpuSet) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _probe(
-    workload: PinnedCommand, cpus: CpuSet, topology: Topology, findings: Findings, report: Report, *, taken: CpuSet
-) -> None:
+def _probe(workload: PinnedCommand, plan: _Plan, findings: Findings, *, curve: bool) -> None:
+    cpus, topology, report = plan.cpus, plan.topology, plan.report
+    taken = plan.driver.cpus if plan.driver else CpuSet()
     domain = next((one for one in topology.llc_domains if cpus <= one.cpus), None)
     if domain is None or domain.size_bytes is None:
         findings.notes.append(f"no probes: CPUs {cpus} do not lie within one last-level cache of known size")
@@ -346,6 +347,7 @@ def _probe(
         llc_bytes=domain.size_bytes,
         folder=workload.folder,
         pids=workload.family(),
+        curve=curve,
         slice_s=_SLICE_S if duty > 0.9 else 2 * _SLICE_S,
         on_progress=lambda share: report(0.6 + 0.4 * share, "probing the cache"),
     )

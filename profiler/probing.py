@@ -47,6 +47,7 @@ SENSITIVITY: dict[str, tuple[str, float, float]] = {
 }
 _STREAM_SHARES = (0.25, 0.5, 1.0)
 _ROUNDS = 3
+_CURVE_ROUNDS = 2  # of all levels but the last, which is what models and prediction stand on
 _SETTLE_S = 0.05  # after stopping or continuing one side: refilling a cache takes a few milliseconds
 _REPORTER_SLICE_RATIO, _WORKLOAD_SLICE_RATIO = 0.4, 0.8
 _LEAST_FULL_LOSS = 0.03  # if full pressure costs the reporter less, there is nothing here to measure with
@@ -101,14 +102,17 @@ def measure(
     folder: Path,
     slice_s: float = 0.5,
     pids: Collection[int] = (),
+    curve: bool = True,
     on_progress: Callable[[float], None] | None = None,
 ) -> ProbeResult:
     """Probe a running workload of ours from another CPU of its LLC; it is paused now and then and left running.
 
-    pids: all its processes, if there are more than the one that was started.
+    pids: all its processes, if there are more than the one that was started. curve: all of SENSITIVITY, some eleven
+    seconds more than only full pressure.
     """
     reporter_slices = 1 + 2 * _ROUNDS * 3 + 1 + 2 * _ROUNDS * (2 + len(_STREAM_SHARES))
-    slices = reporter_slices + 1 + 2 * _ROUNDS * len(SENSITIVITY)
+    levels = _levels(curve=curve)
+    slices = reporter_slices + 1 + 2 * sum(map(len, levels))
     state = _Probing(slice_s, slices, on_progress or (lambda _share: None))
     _footprint(pids or (workload.pid,), state)
     press_cpu = next(iter(cpus))
@@ -133,7 +137,7 @@ def measure(
         workload.resume()
     time.sleep(_SETTLE_S)
     if workload.poll() and workload.progress.covered_s is not None:
-        _sensitivity(workload, probe_cpu, llc_bytes, folder, state)
+        _sensitivity(workload, levels, state, cpu=probe_cpu, llc_bytes=llc_bytes, folder=folder)
     else:
         state.notes.append("cache sensitivity unknown: the workload reports no progress while it runs")
     return ProbeResult(features=tuple(state.features), notes=tuple(state.notes), rate_per_s=rate)
@@ -285,21 +289,36 @@ class LossCurve:
         return (math.sqrt(self.linear**2 + 4 * self.square * loss) - self.linear) / (2 * self.square)
 
 
-def _sensitivity(workload: PinnedCommand, cpu: int, llc_bytes: int, folder: Path, state: _Probing) -> None:
+def _levels(*, curve: bool) -> list[tuple[str, ...]]:
+    """Give which levels of pressure each round tries."""
+    last = tuple(SENSITIVITY)[-1:]
+    return [tuple(SENSITIVITY) if curve and number < _CURVE_ROUNDS else last for number in range(_ROUNDS)]
+
+
+def _sensitivity(
+    workload: PinnedCommand,
+    levels: Sequence[Sequence[str]],
+    state: _Probing,
+    *,
+    cpu: int,
+    llc_bytes: int,
+    folder: Path,
+) -> None:
     slice_s = _WORKLOAD_SLICE_RATIO * state.slice_s
     with ExitStack() as stack:
         probes: dict[str, Probe] = {}
-        for name, (kind, part, share) in SENSITIVITY.items():
+        for name in levels[0]:
+            kind, part, share = SENSITIVITY[name]
             probes[name] = Probe(kind, cpu, max(1 << 16, int(part * llc_bytes)), folder / name, share=share)
             stack.enter_context(probes[name])
             probes[name].pause()
         slowdowns: dict[str, list[float]] = {name: [] for name in probes}
         before = _slice(workload.progress, slice_s, state)
-        for _ in range(_ROUNDS):
-            for name, probe in probes.items():
-                probe.resume()
+        for names in levels:
+            for name in names:
+                probes[name].resume()
                 during = _slice(workload.progress, slice_s, state)
-                probe.pause()
+                probes[name].pause()
                 after = _slice(workload.progress, slice_s, state)
                 if before and during and after:
                     slowdowns[name].append((before + after) / 2 / during)
@@ -307,8 +326,10 @@ def _sensitivity(workload: PinnedCommand, cpu: int, llc_bytes: int, folder: Path
     for name, factors in slowdowns.items():
         if len(factors) > 1:
             state.add(name, statistics.median(factors), statistics.stdev(factors), len(factors), slice_s * len(factors))
-    if not any(len(factors) > 1 for factors in slowdowns.values()):
-        state.notes.append("cache sensitivity unknown: the workload made too little progress in the probe's slices")
+    if unknown := [name for name, factors in slowdowns.items() if len(factors) < 2]:
+        state.notes.append(
+            f"cache sensitivity unknown ({', '.join(unknown)}): the workload made too little progress in the probe's slices"
+        )
 
 
 def _slice(log: WorkLog, seconds: float, state: _Probing) -> float | None:

@@ -41,7 +41,8 @@ def test_a_workload_that_sleeps_does_not_press_and_stays_running(tmp_path: Path)
     assert shares == sorted(shares)
     assert shares[0] == 0
     found = {one.name: one.value for one in result.features}
-    assert set(SENSITIVITY) <= set(found), result.notes
+    told = " ".join(result.notes)
+    assert all((name in found) != (name in told) for name in SENSITIVITY), told
     assert found.get("cache_pressure_ratio", 0.0) <= 2.0
     for name, about in (
         ("cache_pressure_ratio", "cache pressure unknown"),
@@ -49,6 +50,25 @@ def test_a_workload_that_sleeps_does_not_press_and_stays_running(tmp_path: Path)
         ("llc_footprint_bytes", "footprint unknown"),
     ):
         assert (name in found) != any(about in note for note in result.notes)
+
+
+def test_without_the_curve_only_full_pressure_is_tried(tmp_path: Path) -> None:
+    if len(CPUS) < 2:
+        pytest.skip("probes need a second CPU")
+    workload = [sys.executable, str(Path(__file__).with_name("workload.py")), "steady"]
+    with PinnedCommand(workload, CpuSet.of(CPUS[:1]), tmp_path) as running:
+        result = measure(
+            running,
+            cpus=CpuSet.of(CPUS[:1]),
+            probe_cpu=CPUS[1],
+            llc_bytes=SMALL_LLC,
+            folder=tmp_path,
+            slice_s=0.1,
+            curve=False,
+        )
+
+    found = {one.name for one in result.features} & set(SENSITIVITY)
+    assert found == {"cache_sensitivity_sf"} or "unknown (cache_sensitivity_sf)" in " ".join(result.notes)
 
 
 def test_a_probe_that_cannot_start_says_why(tmp_path: Path) -> None:
