@@ -328,7 +328,7 @@ def _sensitivity(
             state.add(name, statistics.median(factors), statistics.stdev(factors), len(factors), slice_s * len(factors))
     if unknown := [name for name, factors in slowdowns.items() if len(factors) < 2]:
         state.notes.append(
-            f"cache sensitivity unknown ({', '.join(unknown)}): the workload made too little progress in the probe's slices"
+            f"cache sensitivity unknown ({', '.join(unknown)}): the workload made too little progress in the slices"
         )
 
 
