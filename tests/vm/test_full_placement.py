@@ -14,10 +14,8 @@ import pytest
 from benchmarks.daemon_process import DaemonProcess
 from cotenant import Client
 from cotenant.v1 import placement_pb2, profile_pb2
-from isolation.cgroup import find_hierarchy
 from isolation.cpuset import CpuSet
 from isolation.resctrl_info import find_resctrl
-from isolation.topology import read_topology
 from tests.fakes.children import real_process
 from tests.vm.test_place import picture, threads
 
@@ -35,16 +33,6 @@ def resctrl() -> Path:
     if found is None or not (found.path / "info").is_dir():
         pytest.skip("needs a mounted resctrl; make test-vm boots such a kernel")
     return found.path
-
-
-@pytest.fixture(scope="module")
-def mount() -> Path:
-    hierarchy = find_hierarchy()
-    if hierarchy is None or hierarchy.version != 2:
-        pytest.skip("needs cgroup v2 with the cpuset controller; make test-vm boots such a kernel")
-    if sum(bool(node.cpus) for node in read_topology().nodes) < 2:
-        pytest.skip("needs two NUMA nodes with CPUs; make test-vm boots such a machine")
-    return Path(hierarchy.mount)
 
 
 @pytest.fixture(scope="module")
