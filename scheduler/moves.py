@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from isolation.cpuset import CpuSet, NodeSet
 from isolation.enforcer import Enforcer
@@ -20,11 +21,24 @@ from scheduler.ledger import Ledger
 from scheduler.placement import LIVE, Decision, Placement, PlacementState
 from scheduler.planner import allotted, memory_nodes, rebalance
 from scheduler.predictor import Predictor
-from scheduler.view import Viewer
+from scheduler.view import View, Viewer
 from scheduler.ways import Allotment, apportion
 
 _log = logging.getLogger("cotenant.moves")
 _SETTLED = frozenset({PlacementState.ACTIVE, PlacementState.PARTIAL})
+
+
+class _Dealt(NamedTuple):
+    """What shares depend on; the last is kept because a ledger keeps what was worked out of it."""
+
+    ledger: Ledger
+    predictor: Predictor
+    fixed: frozenset[str]  #: who is not ours to change now
+    changing: Ledger  #: without those
+
+    def is_of(self, view: View, fixed: frozenset[str]) -> bool:
+        """Tell whether all is as it was."""
+        return self.ledger is view.ledger and self.predictor is view.predictor and self.fixed == fixed
 
 
 class Moves:
@@ -55,7 +69,7 @@ class Moves:
         self._given_up: dict[str, tuple[float, CpuSet, NodeSet]] = {}  # by name: where its memory could not be brought
         self._told: dict[str, tuple[float, str]] = {}  # by name: the failure that was told last, and of which placement
         self._backoff = Backoff()  # of those whose share could not be given
-        self._shared_out: tuple[Ledger, Predictor, frozenset[str]] | None = None  # what the shares were last dealt by
+        self._dealt: _Dealt | None = None  # what the shares were dealt by last
 
     def turn(self) -> None:
         """Let one turn pass: what failed is tried again after ever more of them."""
@@ -93,14 +107,14 @@ class Moves:
         """
         view = self._viewer.current()
         fixed = frozenset(one.name for one in view.placements.values() if one.state in LIVE and not self._follows(one))
-        known, now = self._shared_out, (view.ledger, view.predictor, fixed)
-        if known is None or known[0] is not now[0] or known[1] is not now[1] or known[2] != now[2]:
+        known = self._dealt
+        if known is None or not known.is_of(view, fixed):
             self._backoff.hurry()
-        self._shared_out = now
-        ledger = view.ledger
-        for name in fixed:
-            ledger = ledger.without(name)
-        wanted = apportion(ledger, view.predictor)
+            changing = view.ledger
+            for name in fixed:
+                changing = changing.without(name)
+            known = self._dealt = _Dealt(view.ledger, view.predictor, fixed, changing)
+        wanted = apportion(known.changing, view.predictor)
         due = [one for one, allotment in self._changes(wanted) if self._backoff.due(one.name, _matter(one, allotment))]
         refused, changed = self._give(wanted, {one.name for one in due})
         if refused and changed:
