@@ -10,6 +10,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from cotenant.v1 import host_pb2, model_pb2, placement_pb2, profile_pb2, workload_pb2
+from profiler.records import PROFILE_SCHEMA_VERSION
 from scheduler.errors import RequestInvalid
 from scheduler.rules import RULES, check_request
 
@@ -69,7 +70,7 @@ BAD: dict[str, object] = {
     "Slo.quantile": 1.0,
     "Slo.max_slowdown": 0.5,
     "Profile.name": "\u202e",
-    "Profile.schema_version": 2,
+    "Profile.schema_version": PROFILE_SCHEMA_VERSION + 1,
     "Profile.cpus": 0,
     "Profile.host_fingerprint": " ",
     "Profile.created_unix_s": math.nan,

@@ -15,7 +15,7 @@ from cotenant import Client, CotenantError
 from cotenant.v1 import model_pb2, placement_pb2, profile_pb2
 from isolation.cpuset import CpuSet, NodeSet
 from isolation.enforcer import Applied
-from profiler.records import Observation
+from profiler.records import PROFILE_SCHEMA_VERSION, Observation
 from profiler.store import ObservationStore
 from scheduler.controller import Controller
 from scheduler.held import outcome_of
@@ -36,7 +36,7 @@ def other() -> Iterator[Victim]:
 
 def imported(client: Client, name: str, **features: float) -> profile_pb2.Profile:
     profile = profile_pb2.Profile(
-        name=name, schema_version=1, cpus=1, host_fingerprint=client.host().fingerprint, quality="stable"
+        name=name, schema_version=PROFILE_SCHEMA_VERSION, cpus=1, host_fingerprint=client.host().fingerprint, quality="stable"
     )
     for feature, value in features.items():
         profile.features.add(name=feature, value=value, source="procfs", window_s=1.0, samples=1)
