@@ -36,7 +36,11 @@ def other() -> Iterator[Victim]:
 
 def imported(client: Client, name: str, **features: float) -> profile_pb2.Profile:
     profile = profile_pb2.Profile(
-        name=name, schema_version=PROFILE_SCHEMA_VERSION, cpus=1, host_fingerprint=client.host().fingerprint, quality="stable"
+        name=name,
+        schema_version=PROFILE_SCHEMA_VERSION,
+        cpus=1,
+        host_fingerprint=client.host().fingerprint,
+        quality="stable",
     )
     for feature, value in features.items():
         profile.features.add(name=feature, value=value, source="procfs", window_s=1.0, samples=1)
