@@ -7,6 +7,7 @@ anew is given its cells without a copy, as llama.cpp does for any common prefix.
 from __future__ import annotations
 
 import ctypes
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,21 @@ BATCH_TOKENS = 64  # short, so that a signal is seen soon even with a large mode
 _ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
 
 
+_COMPLAINTS: deque[str] = deque(maxlen=2)
+
+
+def _on_log(level: int, text: bytes, _data: Any) -> None:
+    if level == _ERROR_LEVEL:
+        _COMPLAINTS.append(text.decode(errors="replace").strip())
+
+
+_ON_LOG = llama.llama_log_callback(_on_log)  # llama.cpp keeps the pointer: it must outlive every engine
+
+
+def _complaint() -> str:
+    return "; ".join(_COMPLAINTS) or "llama.cpp gave no reason"
+
+
 class Engine:
     """One model, one sequence for each agent; greedy decoding."""
 
@@ -31,12 +47,10 @@ class Engine:
 
         context_tokens: of each agent, beside the prefix that all share.
         """
-        self._complaints: list[str] = []
+        _COMPLAINTS.clear()
         self._model: Any = None
         self._context: Any = None
-        # llama.cpp keeps the pointer: it must live as long as we do
-        self._log = llama.llama_log_callback(self._on_log)
-        llama.llama_log_set(self._log, ctypes.c_void_p(0))
+        llama.llama_log_set(_ON_LOG, ctypes.c_void_p(0))
         llama.llama_backend_init()
         if not path.is_file():
             raise ModelUnusable(
@@ -46,7 +60,7 @@ class Engine:
         self._model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
         if not self._model:
             raise ModelUnusable(
-                f"model {str(path)!r} cannot be loaded: {self._complaint()}; delete it to have it written again, "
+                f"model {str(path)!r} cannot be loaded: {_complaint()}; delete it to have it written again, "
                 "or name another GGUF file with --model"
             )
         parameters = llama.llama_context_default_params()
@@ -61,7 +75,7 @@ class Engine:
         parameters.no_perf = True
         self._context = llama.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise ModelUnusable(f"model {str(path)!r} loads but cannot run with {cells} tokens: {self._complaint()}")
+            raise ModelUnusable(f"model {str(path)!r} loads but cannot run with {cells} tokens: {_complaint()}")
         self.vocab: int = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self._model))
         self._kv_token_bytes = 2 * self._kv_elements() * KV_ELEMENT_BYTES
         self.agents = agents
@@ -126,7 +140,7 @@ class Engine:
         if code != 0:
             raise DecodeFailed(
                 f"model {str(self._path)!r}: decoding {count} tokens after {self.tokens} failed with code "
-                f"{code}: {self._complaint()}"
+                f"{code}: {_complaint()}"
             )
         for agent, ids in parts:
             self._held[agent] += len(ids)
@@ -170,10 +184,3 @@ class Engine:
         buffer = ctypes.create_string_buffer(128)
         found = llama.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
         return buffer.value.decode() if found > 0 else ""
-
-    def _complaint(self) -> str:
-        return "; ".join(self._complaints[-2:]) or "llama.cpp gave no reason"
-
-    def _on_log(self, level: int, text: bytes, _data: Any) -> None:
-        if level == _ERROR_LEVEL:
-            self._complaints.append(text.decode(errors="replace").strip())
