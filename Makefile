@@ -40,8 +40,8 @@ bench: $(VENV)/bench.done  ## Measure latency and memory of the daemon, applying
 	@missed=0; for one in latency apply_time monitoring_cost probe_check; do $(BIN)/python -m benchmarks.$$one || missed=1; done; exit $$missed
 
 .PHONY: test-vm
-test-vm: $(VENV)/dev.done  ## Run the kernel's suites on a booted kernel with cgroup v2, two NUMA nodes and CAT (root, Debian); ONLY=text, WAIT=1
-	$(BIN)/python -m tests.vm.run $(if $(ONLY),--only '$(ONLY)') $(if $(WAIT),--wait)
+test-vm: $(VENV)/dev.done  ## Run the kernel's suites on a booted kernel with cgroup v2, two NUMA nodes and CAT (root, Debian); ALL=1, ONLY=text, WAIT=1
+	$(BIN)/python -m tests.vm.run $(if $(ONLY),--only '$(ONLY)')$(if $(ALL),--all) $(if $(WAIT),--wait)
 
 .PHONY: setup
 setup: $(VENV)/bench.done  ## Create .venv with everything, llama-cpp-python included

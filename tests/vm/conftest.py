@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from benchmarks.daemon_process import DaemonProcess
+from cotenant import Client
 from isolation.cgroup import find_hierarchy
 from isolation.topology import read_topology
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def mount() -> Path:
     """Return the top of cgroup v2 on a machine with two memory nodes."""
     hierarchy = find_hierarchy()
@@ -19,3 +22,12 @@ def mount() -> Path:
     if sum(bool(node.cpus) for node in read_topology().nodes) < 2:
         pytest.skip("needs two NUMA nodes with CPUs; make test-vm boots such a machine")
     return Path(hierarchy.mount)
+
+
+@pytest.fixture(scope="session")
+def client(mount: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Return a client of one daemon for all: under emulation it takes half a minute to start."""
+    assert mount.exists()
+    state = tmp_path_factory.mktemp("daemon") / "s"
+    with DaemonProcess(state, "--mechanism", "cgroup_v2") as daemon, Client(daemon.socket) as connected:
+        yield connected

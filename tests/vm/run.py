@@ -1,4 +1,4 @@
-"""Boot guests and let them run the suites: `python -m tests.vm.run [--only TEXT] [--wait]`. Its exit code is theirs."""
+"""Boot guests and let them run the suites: `python -m tests.vm.run --help`. Its exit code is theirs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.vm.errors import VmProblem
 from tests.vm.guest import Guest
-from tests.vm.suites import SUITES, chosen, machines
+from tests.vm.suites import EVERY, SUITES, chosen, machines
 from tests.vm.toolchain import Toolchain, cache_folder, check_host, prepare, say
 
 _WAIT_LIMIT_S = 3600.0
@@ -54,7 +54,9 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.vm.run", description=__doc__)
-    parser.add_argument("--only", default="", metavar="TEXT", help="run suites with this in their name or files")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only", default="", metavar="TEXT", help="run suites with this in their name or files")
+    which.add_argument("--all", dest="only", action="store_const", const=EVERY, help="run the long ones, too")
     waits = f"wait for another run to end, at most {_WAIT_LIMIT_S / 60:.0f} minutes, instead of failing"
     parser.add_argument("--wait", action="store_true", help=waits)
     return parser.parse_args()

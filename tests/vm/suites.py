@@ -1,4 +1,7 @@
-"""Which suites run on which booted machine, with resctrl mounted how. To add a suite, add a line to SUITES."""
+"""Which suites run on which booted machine, with resctrl mounted how. To add a suite, add a line to SUITES.
+
+Those that are not `long` are what `make test-vm` runs: a few minutes. `ALL=1` runs every one.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,7 @@ class Suite(NamedTuple):
     files: tuple[str, ...]
     only: str = ""  # as pytest -k; a daemon takes half a minute to start here, so not all of its tests
     resctrl: Resctrl = Resctrl.DEFAULT
+    long: bool = False  #: left out unless asked for: minutes under emulation, or little beyond another suite
 
     @property
     def machine(self) -> Machine:
@@ -64,11 +68,12 @@ SUITES = (
         _DAEMON,
         "(every_thread or graceful_stop) and cgroup or preview or bad_pids or ends_its_placement or stale_etag"
         " or names_and_pids or same_request",
+        long=True,
     ),
     Suite("cache ways of CPUs that go offline", ("tests/vm/test_hotplug.py",), "takes_its_ways"),
     Suite("resctrl rules and groups with CDP", _RESCTRL, "real or check", Resctrl.CDP),
-    Suite("a placement with CDP", ("tests/vm/test_full_placement.py",), "ways_mems", Resctrl.CDP),
-    Suite("resctrl rules and groups with MBps", _RESCTRL, "real or check", Resctrl.MBPS),
+    Suite("a placement with CDP", ("tests/vm/test_full_placement.py",), "ways_mems", Resctrl.CDP, long=True),
+    Suite("resctrl rules and groups with MBps", _RESCTRL, "real or check", Resctrl.MBPS, long=True),
     Suite("check without RDT", ("tests/vm/test_check.py",), "", Resctrl.ABSENT),
     Suite(
         "cpuset rules, enforcer and host kernel on cgroup v2",
@@ -78,7 +83,7 @@ SUITES = (
             "tests/isolation/test_group_faults.py",
             "tests/isolation/test_host_kernel.py",
         ),
-        "",
+        "not (affinity and (dying or 200 or thousand))",  # slow here, and the same calls as on any kernel
         Resctrl.ABSENT,
     ),
     Suite("enabling cpuset for everybody", ("tests/vm/test_delegation.py",), "", Resctrl.ABSENT),
@@ -92,24 +97,34 @@ SUITES = (
         "not estimate",
         Resctrl.ABSENT,
     ),
-    Suite("the daemon without RDT", _DAEMON, "every_thread and cgroup or preview", Resctrl.ABSENT),
-    Suite("CPUs that go offline: cgroup v2, v1, affinity", ("tests/vm/test_hotplug.py",), "", Resctrl.ABSENT),
+    Suite("the daemon without RDT", _DAEMON, "every_thread and cgroup", Resctrl.ABSENT, long=True),
+    Suite(
+        "CPUs that go offline: cgroup v2, v1, affinity", ("tests/vm/test_hotplug.py",), "", Resctrl.ABSENT, long=True
+    ),
     Suite(
         "units of a real systemd",
         ("tests/isolation/test_systemd_contract.py", "tests/vm/test_systemd.py"),
         "real or placed",
         Resctrl.ABSENT,
+        long=True,
     ),
 )
 
 
+EVERY = "*"  #: instead of a text: the long ones, too
+
+
 def chosen(only: str, machine: Machine | None = None) -> tuple[Suite, ...]:
-    """Return the suites whose name or files contain the text, in any case of letters, of one machine or of all."""
+    """Return the suites whose name or files contain the text, in any case of letters, of one machine or of all.
+
+    An empty text = all that are not long.
+    """
     wanted = only.casefold()
     return tuple(
         suite
         for suite in SUITES
-        if machine in {None, suite.machine} and wanted in " ".join((suite.what, *suite.files)).casefold()
+        if machine in {None, suite.machine}
+        and (only == EVERY or (wanted in " ".join((suite.what, *suite.files)).casefold() if wanted else not suite.long))
     )
 
 

@@ -6,12 +6,10 @@ import mmap
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.daemon_process import DaemonProcess
 from cotenant import Client
 from cotenant.v1 import placement_pb2, profile_pb2
 from isolation.cpuset import CpuSet
@@ -33,14 +31,6 @@ def resctrl() -> Path:
     if found is None or not (found.path / "info").is_dir():
         pytest.skip("needs a mounted resctrl; make test-vm boots such a kernel")
     return found.path
-
-
-@pytest.fixture(scope="module")
-def client(mount: Path, resctrl: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    assert resctrl.exists()
-    state = tmp_path_factory.mktemp("daemon") / "s"
-    with DaemonProcess(state, "--mechanism", "cgroup_v2") as daemon, Client(daemon.socket) as connected:
-        yield connected
 
 
 def simulated(name: str, values: dict[str, float]) -> profile_pb2.Profile:

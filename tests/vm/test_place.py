@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks.daemon_process import DaemonProcess
 from cotenant import Client
 from cotenant.v1 import placement_pb2
 from isolation.cpuset import CpuSet
 from tests.fakes.children import real_process
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture(scope="module")
-def client(mount: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    state = tmp_path_factory.mktemp("daemon") / "s"
-    with DaemonProcess(state, "--mechanism", "cgroup_v2") as daemon, Client(daemon.socket) as connected:
-        yield connected
 
 
 def picture(mount: Path) -> dict[str, str]:
