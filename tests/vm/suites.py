@@ -54,14 +54,14 @@ _RESCTRL = (
     "tests/vm/test_check.py",
 )
 
+_ENDS = ("tests/vm/test_place.py", "tests/vm/test_full_placement.py")
+
 #: Two machines run beside each other, so what needs no resctrl runs on the one without: about half of the time each.
-#: Neighbours with the same way to mount resctrl share a mount.
+#: Neighbours with the same way to mount resctrl share a mount; to start a suite takes half a minute, so they are large.
 SUITES = (
-    Suite("resctrl rules and groups", _RESCTRL),
-    Suite("resctrl unmounted, exhausted, edited by others", ("tests/vm/test_resctrl_faults.py",)),
     Suite(
-        "placements from end to end, 2 NUMA nodes, cache ways",
-        ("tests/vm/test_place.py", "tests/vm/test_full_placement.py"),
+        "resctrl rules, groups and faults; placements from end to end, 2 NUMA nodes, cache ways",
+        (*_RESCTRL, "tests/vm/test_resctrl_faults.py", *_ENDS),
     ),
     Suite(
         "the daemon as its users meet it",
@@ -70,31 +70,24 @@ SUITES = (
         " or names_and_pids or same_request",
         long=True,
     ),
-    Suite("cache ways of CPUs that go offline", ("tests/vm/test_hotplug.py",), "takes_its_ways"),
+    Suite("cache ways of CPUs that go offline", ("tests/vm/test_hotplug.py",), "takes_its_ways", long=True),
     Suite("resctrl rules and groups with CDP", _RESCTRL, "real or check", Resctrl.CDP),
     Suite("a placement with CDP", ("tests/vm/test_full_placement.py",), "ways_mems", Resctrl.CDP, long=True),
     Suite("resctrl rules and groups with MBps", _RESCTRL, "real or check", Resctrl.MBPS, long=True),
-    Suite("check without RDT", ("tests/vm/test_check.py",), "", Resctrl.ABSENT),
     Suite(
-        "cpuset rules, enforcer and host kernel on cgroup v2",
+        "cpuset rules, enforcer, host kernel, memory on 2 NUMA nodes, check and enabling cpuset, cgroup v2 without RDT",
         (
+            "tests/vm/test_check.py",
             "tests/isolation/test_cpuset_contract.py",
             "tests/isolation/test_enforcer_real.py",
             "tests/isolation/test_group_faults.py",
             "tests/isolation/test_host_kernel.py",
-        ),
-        "not (affinity and (dying or 200 or thousand))",  # slow here, and the same calls as on any kernel
-        Resctrl.ABSENT,
-    ),
-    Suite("enabling cpuset for everybody", ("tests/vm/test_delegation.py",), "", Resctrl.ABSENT),
-    Suite(
-        "memory: binding, migration, page cache on 2 NUMA nodes",
-        (
             "tests/isolation/test_page_calls_contract.py",
             "tests/isolation/test_page_cache.py",
             "tests/vm/test_memory.py",
+            "tests/vm/test_delegation.py",
         ),
-        "not estimate",
+        "not estimate and not (affinity and (dying or 200 or thousand))",  # slow here, the same calls on any kernel
         Resctrl.ABSENT,
     ),
     Suite("the daemon without RDT", _DAEMON, "every_thread and cgroup", Resctrl.ABSENT, long=True),
