@@ -145,6 +145,7 @@ def test_children_born_while_placed_go_home_with_their_parent(enforcer: Enforcer
 
 @pytest.mark.parametrize("kind", ["affinity", pytest.param("cgroup", marks=pytest.mark.root)])
 def test_applying_200_placements_again_asks_the_kernel_for_no_change(kind: str) -> None:
+    count = 50 if "COTENANT_VM_RESCTRL" in os.environ else 200  # under emulation each takes a sixth of a second
     mechanism = _enforcer(kind).mechanism
     counted = CountedKernel()
     enforcer = Enforcer(
@@ -158,7 +159,7 @@ def test_applying_200_placements_again_asks_the_kernel_for_no_change(kind: str) 
     )
     with ExitStack() as stack:
         targets = {}
-        for number in range(200):
+        for number in range(count):
             process = stack.enter_context(subprocess.Popen(["sleep", "600"]))
             stack.callback(process.kill)
             targets[f"w{number}"] = target_of(process.pid)
@@ -171,7 +172,7 @@ def test_applying_200_placements_again_asks_the_kernel_for_no_change(kind: str) 
         asked = counted.changes[done:]
         released = [enforcer.release(undo) for undo in undos.values()]
 
-    assert first == done >= 200
+    assert first == done >= count
     assert (again, asked) == (0, [])
     assert set(drifts) == {()}
     assert {(one.restored, one.left_over) for one in released} == {(1, ())}
