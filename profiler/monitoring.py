@@ -15,10 +15,11 @@ from pathlib import Path
 
 from isolation.cpuset import CpuSet
 from isolation.kernelfs import HOST_FILES
-from isolation.resctrl_monitor import MonitorReading, counted_between, read_monitor
+from isolation.resctrl_monitor import MonitorReading, read_monitor
 from profiler.counters import HARDWARE, STALLS, Count, Counters, Event, hardware_features
 from profiler.errors import CountersUnavailable
-from profiler.pressure import KINDS, parse_pressure
+from profiler.pressure import KINDS, parse_pressure, pressure_features
+from profiler.sources import cache_values
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -43,6 +44,7 @@ METRICS: dict[str, str] = {
     "llc_occupancy_bytes": "Occupancy of the last-level cache now (resctrl)",
     "memory_bytes_per_second": "Memory traffic (resctrl)",
 }
+_OF_CACHES = {"llc_footprint_bytes": "llc_occupancy_bytes", "memory_bytes_per_s": "memory_bytes_per_second"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,7 @@ class Monitor:
         return found
 
     def _processes(self, watched: Watched, before: _Last | None, now: _Last) -> dict[str, float]:
-        pids = watched.pids if watched.group is None else _members(str(watched.group))
+        pids = watched.pids if watched.group is None else processes_of(str(watched.group))
         threads = rss_pages = 0
         for pid in pids:
             text = _text(f"/proc/{pid}/stat")
@@ -135,14 +137,11 @@ class Monitor:
 
     @staticmethod
     def _pressure(group: Path, before: _Last | None, now: _Last, found: dict[str, float]) -> None:
-        for name in KINDS:
-            total_us = parse_pressure(_text(f"{group}/{name}.pressure"))
-            if total_us is None:
-                continue
-            now.pressure_us[name] = total_us
-            earlier_us = None if before is None else before.pressure_us.get(name)
-            if before is not None and earlier_us is not None and now.t_s > before.t_s and total_us >= earlier_us:
-                found[f"{name}_pressure_ratio"] = min(1.0, (total_us - earlier_us) / 1e6 / (now.t_s - before.t_s))
+        told = {kind: parse_pressure(_text(f"{group}/{kind}.pressure")) for kind in KINDS}
+        now.pressure_us = {kind: total_us for kind, total_us in told.items() if total_us is not None}
+        if before is not None:
+            ratios = pressure_features(before.pressure_us, now.pressure_us, now.t_s - before.t_s)
+            found.update({one.name: one.value for one in ratios})
 
     def _count(self, group: Path, cpus: CpuSet, before: _Last | None, now: _Last, found: dict[str, float]) -> None:
         if self.refusal is not None:
@@ -169,20 +168,9 @@ class Monitor:
         if tasks is None or len(tasks.split()) != found.get("threads"):
             return  # not there, or not alone in it: what was measured is of others, too
         now.readings = read_monitor(group)
-        sizes = [one.llc_occupancy_bytes for one in now.readings if one.resource == "L3"]
-        known = [size for size in sizes if size is not None]
-        if known and len(known) == len(sizes):
-            found["llc_occupancy_bytes"] = float(sum(known))
-        if before is None or len(before.readings) != len(now.readings) or now.t_s <= before.t_s:
-            return
-        moved = [
-            counted_between(earlier.mbm_total_bytes, later.mbm_total_bytes)
-            for earlier, later in zip(before.readings, now.readings, strict=True)
-            if later.resource == "L3"
-        ]
-        counted = [one for one in moved if one is not None]
-        if counted and len(counted) == len(moved):
-            found["memory_bytes_per_second"] = sum(counted) / (now.t_s - before.t_s)
+        earlier, elapsed_s = ((), 0.0) if before is None else (before.readings, now.t_s - before.t_s)
+        for name, value in cache_values(earlier, now.readings, elapsed_s).items():
+            found[_OF_CACHES[name]] = value
 
 
 def _grown(before: Mapping[int, tuple[float, float]], now: Mapping[int, tuple[float, float]]) -> tuple[float, float]:
@@ -194,14 +182,14 @@ def _grown(before: Mapping[int, tuple[float, float]], now: Mapping[int, tuple[fl
     return first, second
 
 
-def _members(group: str) -> tuple[int, ...]:
-    """List the processes in a group and in those below it."""
+def processes_of(group: str) -> tuple[int, ...]:
+    """List the processes of a cgroup's folder and of those below it; none once it is gone."""
     try:
         below = HOST_FILES.folders(group)
     except OSError:  # it ended
         return ()
     own = (_text(f"{group}/cgroup.procs") or "").split()
-    inner = (pid for name in below for pid in _members(f"{group}/{name}"))
+    inner = (pid for name in below for pid in processes_of(f"{group}/{name}"))
     return (*(int(one) for one in own if one != "0"), *inner)  # 0: of another namespace
 
 

@@ -19,6 +19,7 @@ from profiler.errors import RecordInvalid, WorkloadFailed
 from profiler.files import name_checked
 from profiler.findings import Findings
 from profiler.metric import Metric, MetricKind, parse_metric
+from profiler.monitoring import processes_of
 from profiler.procfs import GroupSample, features_over, process_times, sample
 from profiler.progress import WorkLog
 from profiler.rates import window_rate
@@ -64,11 +65,11 @@ def collect_cgroup(
     """Watch all processes of a cgroup and of those below it; raises RecordInvalid if the folder is none."""
     if not (folder / "cgroup.procs").is_file():
         raise RecordInvalid(f"{str(folder)!r} is no cgroup: give the folder below /sys/fs/cgroup that has cgroup.procs")
-    if not processes_of(folder):
+    if not processes_of(str(folder)):
         raise WorkloadFailed(f"cgroup {str(folder)!r} holds no process")
     return _watch(
         name,
-        pids=lambda: processes_of(folder),
+        pids=lambda: processes_of(str(folder)),
         required=frozenset(),
         duration_s=duration_s,
         report=on_progress or _silent,
@@ -78,17 +79,6 @@ def collect_cgroup(
 
 def _silent(_share: float, _stage: str) -> None:
     """Tell nobody."""
-
-
-def processes_of(folder: Path) -> frozenset[int]:
-    """List the processes of a cgroup and of those below it; none once it is gone."""
-    found: set[int] = set()
-    for path in (folder / "cgroup.procs", *folder.rglob("*/cgroup.procs")):
-        try:
-            found.update(map(int, path.read_text().split()))
-        except OSError:
-            continue  # removed while we look, or threaded: its processes are listed above it
-    return frozenset(found)
 
 
 def _watch(

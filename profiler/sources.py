@@ -71,7 +71,17 @@ class LiveSources:
 def cache_features(
     first: tuple[MonitorReading, ...], last: tuple[MonitorReading, ...], elapsed_s: float
 ) -> tuple[Feature, ...]:
-    """Turn two readings into footprint and bandwidth; what one cache does not tell is not known of all."""
+    """Turn two readings into footprint and bandwidth."""
+    return tuple(
+        Feature(name=name, value=value, spread=None, source=Source.RESCTRL, window_s=elapsed_s, samples=1)
+        for name, value in cache_values(first, last, elapsed_s).items()
+    )
+
+
+def cache_values(
+    first: tuple[MonitorReading, ...], last: tuple[MonitorReading, ...], elapsed_s: float
+) -> dict[str, float]:
+    """Give footprint and bandwidth by feature, from two readings; what one cache does not tell is not known of all."""
     before = {(one.resource, one.domain): one for one in first}
     values: dict[str, float] = {}
     sizes = [one.llc_occupancy_bytes for one in last if one.resource == "L3"]
@@ -86,10 +96,7 @@ def cache_features(
     counted = [one for one in moved if one is not None]
     if counted and len(counted) == len(sizes) and elapsed_s > 0:
         values["memory_bytes_per_s"] = sum(counted) / elapsed_s
-    return tuple(
-        Feature(name=name, value=value, spread=None, source=Source.RESCTRL, window_s=elapsed_s, samples=1)
-        for name, value in values.items()
-    )
+    return values
 
 
 def _watch_cache(group: GroupSample, findings: Findings) -> MonitoringGroups | None:

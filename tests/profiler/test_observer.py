@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from profiler.errors import RecordInvalid, WorkloadFailed
-from profiler.observer import collect_cgroup, collect_running, processes_of
+from profiler.monitoring import processes_of
+from profiler.observer import collect_cgroup, collect_running
 from profiler.records import Quality
 from tests.profiler.test_scrape import serving
 
@@ -32,9 +33,9 @@ def test_a_cgroup_is_its_processes_and_those_below_it(tmp_path: Path) -> None:
     with subprocess.Popen(BUSY) as one, subprocess.Popen(["sleep", "100"]) as other:
         try:
             (tmp_path / "below").mkdir()
-            (tmp_path / "cgroup.procs").write_text(f"{one.pid}\n")
+            (tmp_path / "cgroup.procs").write_text(f"{one.pid}\n0\n")  # 0: one of another namespace
             (tmp_path / "below" / "cgroup.procs").write_text(f"{other.pid}\n")
-            pids = processes_of(tmp_path)
+            pids = set(processes_of(str(tmp_path)))
             found = collect_cgroup("x", tmp_path, duration_s=1.0)
         finally:
             one.kill()
