@@ -101,11 +101,6 @@ def cpu_s(first: GroupSample, last: GroupSample) -> float:
     return max(0.0, last.user_s + last.system_s - first.user_s - first.system_s)
 
 
-def features_between(first: GroupSample, last: GroupSample, cpus: int) -> tuple[Feature, ...]:
-    """Turn two samples into features of a workload that was given that many CPUs."""
-    return features_over((first, last), cpus)
-
-
 def features_over(samples: Sequence[GroupSample], cpus: int) -> tuple[Feature, ...]:
     """Turn samples into features of the whole span, each with its spread over the slices between them."""
     if len(samples) < 2 or samples[-1].t_s <= samples[0].t_s:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from isolation.cpuset import CpuSet
-from profiler.procfs import busy_s, cpu_s, features_between, members, sample
+from profiler.procfs import busy_s, cpu_s, features_over, members, sample
 
 
 def process(
@@ -64,7 +64,7 @@ def test_what_may_not_be_read_stays_unknown(tmp_path: Path) -> None:
     last = sample({10}, tmp_path)
 
     assert math.isnan(last.read_bytes)
-    names = {one.name for one in features_between(first, last, 1)}
+    names = {one.name for one in features_over((first, last), 1)}
     assert "io_read_bytes_per_s" not in names
     assert "rss_bytes" in names
     assert "system_time_ratio" not in names, "no CPU time was used, so its kernel share is unknown"
@@ -81,7 +81,7 @@ def test_a_busy_child_of_a_shell_is_seen_as_the_groups_work() -> None:
         finally:
             os.killpg(shell.pid, 9)
 
-    found = {one.name: one.value for one in features_between(first, last, 2)}
+    found = {one.name: one.value for one in features_over(first, last, 2)}
 
     assert len(last.pids) == 2
     assert 0.1 < found["cpu_cores"] <= 1.1
