@@ -232,7 +232,7 @@ class Enforcer:
                 threads = partial(self._threads, None, undo)
                 left_over = self._classes.release(undo.resctrl, threads, shared=shared)
         released = self._release_cpus(undo)
-        return replace(released, left_over=left_over + released.left_over)
+        return replace(released, left_over=left_over + released.left_over) if left_over else released
 
     def remove_empty_classes(self) -> tuple[str, ...]:
         """Remove resctrl groups of ours that hold no thread; return what could not be done."""

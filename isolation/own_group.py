@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 
 from isolation.cgroup import FAMILY_NAME, CpusetGroups, check_name
@@ -91,11 +93,9 @@ class OwnGroup:
     def release(self, undo: Undo) -> Released:
         """Put every thread back where it was, remove the group; go as far as possible and tell what is left."""
         group = _group(undo)
-        left_over = self._mover.dissolve(group, undo)
-        if self._v1:
-            left_over += self._mover.fetch(self._home, undo)
+        left_over = [*self._mover.dissolve(group, undo), *self._leave_home(undo)]
         alive, told = self._mover.restore(undo)
-        left_over += [*told, *self._remove(self._home)]
+        left_over += told
         return Released(restored=alive, gone=len(undo.threads) - alive, left_over=tuple(left_over))
 
     def names(self) -> tuple[str, ...]:
@@ -216,6 +216,20 @@ class OwnGroup:
         left_over = self._remove(group) if group == self._home else self._mover.dissolve(group, undo)
         if left_over:
             raise ApplyFailed("; ".join(left_over))
+
+    def _leave_home(self, undo: Undo) -> list[str]:
+        """Remove our home if it is empty; who of the placement is in it (v1) goes home first."""
+        try:
+            self._groups.remove(self._home)  # that it goes proves that nobody is inside
+        except FileNotFoundError:
+            return []
+        except OSError as cause:
+            if not self._v1 or cause.errno != errno.EBUSY:
+                return self._mover.why_kept(self._home, cause)
+            with suppress(FileNotFoundError):
+                if self._groups.members(self._home):  # else it holds the groups of others
+                    return [*self._mover.fetch(self._home, undo), *self._remove(self._home)]
+        return []
 
     def _remove(self, group: str) -> list[str]:
         """Remove a group; our home stays while other placements use it."""
