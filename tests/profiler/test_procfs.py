@@ -81,7 +81,7 @@ def test_a_busy_child_of_a_shell_is_seen_as_the_groups_work() -> None:
         finally:
             os.killpg(shell.pid, 9)
 
-    found = {one.name: one.value for one in features_over(first, last, 2)}
+    found = {one.name: one.value for one in features_over((first, last), 2)}
 
     assert len(last.pids) == 2
     assert 0.1 < found["cpu_cores"] <= 1.1
