@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from isolation.cpuset import CpuSet
 from profiler.calibration import Estimate
 from profiler.command import PinnedCommand
-from profiler.memory_kernels import Kernel, RandomReads, Streaming, unit_times_s
+from profiler.memory_kernels import RandomReads, Streaming, unit_times_s
 
 _SPIN = (sys.executable, "-S", "-c", "while True: pass")
 _PAIRS = 4
@@ -64,17 +64,31 @@ def spread(values: Sequence[float]) -> Estimate:
     return Estimate(float(value), float(low), float(high))
 
 
-def _ratios(kernel: Kernel, hog: PinnedCommand, slice_s: float, rate: Callable[[Kernel, float], float]) -> list[float]:
-    """Alternate alone and beside the hog; gives cost beside / mean cost of the slices around."""
-    costs = []
+def _alternating(hog: PinnedCommand, measure: Callable[[], float]) -> list[float]:
+    """Measure alone and beside the hog in turns, beginning and ending alone."""
+    found = []
     for number in range(2 * _PAIRS + 1):
         (hog.resume if number % 2 else hog.pause)()
         time.sleep(_SETTLE_S)
-        costs.append(rate(kernel, slice_s))
-    return [
-        during / ((before + after) / 2)
-        for before, during, after in zip(costs[0:-1:2], costs[1::2], costs[2::2], strict=True)
-    ]
+        found.append(measure())
+    return found
+
+
+def _pairs(found: Sequence[float]) -> Iterator[tuple[float, float]]:
+    """Give each value beside the hog, with the mean of the two alone around it."""
+    for before, during, after in zip(found[0:-1:2], found[1::2], found[2::2], strict=True):
+        yield during, (before + after) / 2
+
+
+def _cost(
+    cpu: int, hog_cpu: int, l2_bytes: int, seconds: float, average: Callable[[Sequence[float]], float]
+) -> Estimate:
+    """Compare work in the second-level cache beside a spinning process and alone."""
+    with pinned(cpu), _spinning(hog_cpu) as hog:
+        kernel = RandomReads(max(1 << 16, l2_bytes // 2))
+        slice_s = seconds / (2 * _PAIRS + 1)
+        found = _alternating(hog, lambda: average(unit_times_s(kernel, slice_s)))
+    return spread([during / alone for during, alone in _pairs(found)])
 
 
 def time_share_cost(cpu: int, l2_bytes: int, seconds: float) -> Estimate:
@@ -82,18 +96,12 @@ def time_share_cost(cpu: int, l2_bytes: int, seconds: float) -> Estimate:
 
     Half a CPU each is no cost of sharing; what switching and cold caches add to that is.
     """
-    with pinned(cpu), _spinning(cpu) as hog:
-        kernel = RandomReads(max(1 << 16, l2_bytes // 2))
-        slice_s = seconds / (2 * _PAIRS + 1)
-        return spread(_ratios(kernel, hog, slice_s, lambda one, s: statistics.fmean(unit_times_s(one, s))))
+    return _cost(cpu, cpu, l2_bytes, seconds, statistics.fmean)
 
 
 def smt_cost(cpu: int, sibling: int, l2_bytes: int, seconds: float) -> Estimate:
     """Compare work in the second-level cache beside a spinning process on the sibling thread and alone."""
-    with pinned(cpu), _spinning(sibling) as hog:
-        kernel = RandomReads(max(1 << 16, l2_bytes // 2))
-        slice_s = seconds / (2 * _PAIRS + 1)
-        return spread(_ratios(kernel, hog, slice_s, lambda one, s: statistics.median(unit_times_s(one, s))))
+    return _cost(cpu, sibling, l2_bytes, seconds, statistics.median)
 
 
 def _mean_lateness_s(seconds: float) -> float:
@@ -110,18 +118,10 @@ def _mean_lateness_s(seconds: float) -> float:
 def wake_wait(cpu: int, seconds: float) -> Estimate | str:
     """Compare how late a sleeping thread wakes beside a spinning process on this CPU and without it, or say why not."""
     with pinned(cpu), _spinning(cpu) as hog:
-        late: list[float] = []
-        for number in range(2 * _PAIRS + 1):
-            (hog.resume if number % 2 else hog.pause)()
-            time.sleep(_SETTLE_S)
-            late.append(_mean_lateness_s(seconds / (2 * _PAIRS + 1)))
+        late = _alternating(hog, lambda: _mean_lateness_s(seconds / (2 * _PAIRS + 1)))
     if statistics.median(late[::2]) > _BUSY_RATIO * statistics.median(late[1::2]):
         return "somebody else kept the CPU busy, so that alone was not alone"
-    waits = [
-        max(0.0, during - (before + after) / 2)
-        for before, during, after in zip(late[0:-1:2], late[1::2], late[2::2], strict=True)
-    ]
-    return spread(waits)
+    return spread([max(0.0, during - alone) for during, alone in _pairs(late)])
 
 
 def noise(cpu: int, llc_bytes: int, seconds: float) -> Estimate:
