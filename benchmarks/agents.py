@@ -44,16 +44,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.coordination is not None:
                 _print_coordination(engine, given, stop, progress)
             else:
-                scripts = [turns(kind, seed=given.seed, agent=one, agents=given.agents) for one in range(given.agents)]
-                team = Team(engine, kind, scripts, seed=given.seed, stop=stop, progress=progress)
-                stop.begin()
-                team.run()
+                _work(engine, given, stop, progress)
         finally:
             engine.close()
     except BenchmarkError as error:
         sys.stderr.write(f"agent: {error}\n")
         return 2
     return 0
+
+
+def _work(engine: Engine, given: argparse.Namespace, stop: Stop, progress: ProgressWriter) -> None:
+    """Run turns until told to stop; from the first one again whenever told to begin anew."""
+    kind = KINDS[given.kind]
+    if given.replay:
+        stop.install_rewind()
+    is_first = True
+    while is_first or stop.rewind():
+        scripts = [turns(kind, seed=given.seed, agent=one, agents=given.agents) for one in range(given.agents)]
+        team = Team(engine, kind, scripts, seed=given.seed, stop=stop, progress=progress)
+        if is_first:
+            stop.begin()
+            is_first = False
+        team.run()
 
 
 def _print_coordination(engine: Engine, given: argparse.Namespace, stop: Stop, progress: ProgressWriter) -> None:
@@ -85,6 +97,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=_whole_number, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=positive_seconds, default=math.inf)
+    parser.add_argument("--replay", action="store_true", help="begin with the first turn again whenever continued")
     parser.add_argument(
         "--coordination",
         type=_whole_number,

@@ -82,6 +82,7 @@ class Engine:
         self._prefix = agents  # the sequence after those of the agents
         self._held = [0] * (agents + 1)  # positions of each sequence, the prefix included
         self._shared = [0] * (agents + 1)  # those of them that are the prefix's cells
+        self._prefix_ids: tuple[int, ...] | None = None  # what is held as prefix
         self._batch = llama.llama_batch_init(BATCH_TOKENS, 0, 1)
         self._check_logits()
 
@@ -96,9 +97,11 @@ class Engine:
         return self._kv_token_bytes * self.tokens
 
     def share(self, ids: Sequence[int]) -> None:
-        """Read the prefix that every agent begins with from now on; all agents are cleared."""
-        self.clear()
-        self.feed(ids, agent=self._prefix)
+        """Read the prefix that every agent begins with from now on, unless it is held already; clears all agents."""
+        if self._prefix_ids != tuple(ids):
+            self.clear()
+            self.feed(ids, agent=self._prefix)
+            self._prefix_ids = tuple(ids)
         for agent in range(self.agents):
             self.begin(agent)
 
@@ -155,6 +158,7 @@ class Engine:
         llama.llama_memory_clear(llama.llama_get_memory(self._context), False)
         self._held = [0] * (self.agents + 1)
         self._shared = [0] * (self.agents + 1)
+        self._prefix_ids = None
 
     def close(self) -> None:
         """Free model and context."""

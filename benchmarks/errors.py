@@ -9,7 +9,12 @@ BenchmarkError
 ├── ModelUnusable          a model file that is missing, damaged, or of a kind that cannot decode
 │   └── DecodeFailed       llama.cpp gave up in the middle, or its logits are not finite
 ├── ModelWriteFailed       the model file could not be written
-└── HostUnreadable         a kernel file about the host is missing or has another form
+├── HostUnreadable         a kernel file about the host is missing or has another form
+├── DesignInvalid          an experiment's design that cannot be read, or a choice that leaves nothing of it
+├── CampaignMismatch       runs of another class of host or another schema
+├── RunsDamaged            a record of runs that cannot be read
+├── RunsLocked             another campaign writes to this record
+└── RunsUnwritable         a run could not be recorded
 """
 
 from __future__ import annotations
@@ -57,3 +62,27 @@ class ModelWriteFailed(BenchmarkError):
 
 class HostUnreadable(BenchmarkError):
     """A kernel file about the host is missing or has another form."""
+
+
+class DesignInvalid(BenchmarkError, ValueError):
+    """An experiment's design that cannot be read, or a choice that leaves nothing of it."""
+
+
+class CampaignMismatch(BenchmarkError):
+    """Runs of another class of host or another schema."""
+
+
+class RunsDamaged(BenchmarkError):
+    """A record of runs that cannot be read."""
+
+
+class RunsLocked(BenchmarkError):
+    """Another campaign writes to this record."""
+
+    retryable = True
+
+
+class RunsUnwritable(BenchmarkError):
+    """A run could not be recorded."""
+
+    retryable = True

@@ -1,4 +1,7 @@
-"""When a workload process ends: at SIGTERM, at Ctrl-C, or after its time. Nothing is interrupted half way."""
+"""When a workload process ends: at SIGTERM, at Ctrl-C, or after its time. Nothing is interrupted half way.
+
+One that is asked to replay begins anew whenever it is continued (SIGCONT), so that each window sees the same work.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ class Stop:
     def __init__(self, seconds: float = math.inf) -> None:
         self._seconds = seconds
         self._signalled = False
+        self._rewound = False
         self.begin()
 
     def begin(self) -> None:
@@ -28,15 +32,27 @@ class Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
+    def install_rewind(self) -> None:
+        """Take SIGCONT as a wish to begin anew; call in the main thread."""
+        signal.signal(signal.SIGCONT, self._on_continue)
+
     def reached(self) -> bool:
-        """Tell whether it is time to end."""
-        return self._signalled or time.monotonic() >= self._end_s
+        """Tell whether it is time to end, or to begin anew."""
+        return self._signalled or self._rewound or time.monotonic() >= self._end_s
+
+    def rewind(self) -> bool:
+        """Tell whether only to begin anew, and take note that it is done."""
+        wished, self._rewound = self._rewound, False
+        return wished and not self.reached()
 
     def pause(self, seconds: float) -> None:
         """Sleep, but not past the end."""
         until_s = min(self._end_s, time.monotonic() + seconds)
-        while not self._signalled and (left_s := until_s - time.monotonic()) > 0:
+        while not (self._signalled or self._rewound) and (left_s := until_s - time.monotonic()) > 0:
             time.sleep(min(left_s, _SLICE_S))
+
+    def _on_continue(self, _number: int, _frame: FrameType | None) -> None:
+        self._rewound = True
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signalled = True
