@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from profiler.errors import RecordInvalid
 
@@ -118,10 +118,15 @@ def _prometheus_metric(text: str) -> Metric:
 
 
 def _check_url(url: str, example: str) -> None:
+    if web_address(url) is None:
+        raise RecordInvalid(f"{url!r} is no address, such as {example}")
+
+
+def web_address(url: str) -> SplitResult | None:
+    """Take an http or https address apart; None = it is none."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        valid = False
-    if not valid:
-        raise RecordInvalid(f"{url!r} is no address, such as {example}")
+        return None
+    return parts if valid else None

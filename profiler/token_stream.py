@@ -23,9 +23,10 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from profiler.errors import ProfilerError, RecordInvalid, WorkloadFailed
+from profiler.metric import web_address
 from profiler.progress import ENVIRONMENT, MOST_TOKENS_AT_ONCE, ProgressLog, ProgressWriter
 from profiler.tokens import token_features
 
@@ -240,12 +241,8 @@ class _Turn:
 
 def _address(url: str) -> SplitResult:
     """Complete the path of an address: nothing and /v1 mean /v1/completions."""
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        valid = False
-    if not valid:
+    parts = web_address(url)
+    if parts is None:
         raise RecordInvalid(f"{url!r} is no address of a server, such as http://127.0.0.1:8080/v1/completions")
     path = parts.path.rstrip("/")
     if not path.endswith("/completions"):
