@@ -37,7 +37,6 @@ from profiler.sources import LiveSources
 from profiler.steadiness import SLICE_S, Slice, settled
 from profiler.tokens import token_features
 
-_SLICE_S = SLICE_S
 _TICK_S = 0.05
 _SAMPLES = 12  # of /proc in a window, a second apart at most
 _IDLE_CHECK_S = 0.3
@@ -131,8 +130,7 @@ def _measure(plan: _Plan, folder: Path, findings: Findings, *, probes: bool, cur
                     "out, or give a longer window"
                 )
         else:
-            if plan.driver is not None:
-                _drive(plan, workload, folder, running)
+            _drive(plan, workload, folder, running)
             steady = _warm_up(workload, plan)
             _windows(workload, plan, steady, findings)
         if workload.exit_code is None:
@@ -163,7 +161,7 @@ def _started(plan: _Plan, folder: Path) -> PinnedCommand:
 
 
 def _drive(plan: _Plan, workload: PinnedCommand, folder: Path, running: ExitStack) -> None:
-    """Wait until the workload is ready, and put its load on it."""
+    """Wait until the workload is ready, and put its load on it, if it has one."""
     if plan.driver is None:
         return
     plan.report(0.02, "waiting until it is ready")
@@ -205,7 +203,7 @@ def _warm_up(workload: PinnedCommand, plan: _Plan) -> str:
         else:
             plan.report(0.1 + 0.05 * (now_s - ready_s) / plan.warmup_s, "warming up")
         workload.wait(_TICK_S)
-        if time.monotonic() - last.t_s < _SLICE_S:
+        if time.monotonic() - last.t_s < SLICE_S:
             continue
         now = workload.sample()
         cores = cpu_s(last, now) / (now.t_s - last.t_s)
@@ -239,10 +237,10 @@ def _is_expected(workload: PinnedCommand, plan: _Plan) -> bool:
 
 def _windows(workload: PinnedCommand, plan: _Plan, steady: str, findings: Findings) -> None:
     """Measure the steady window; once more if it does not agree with itself."""
-    for number in range(1, _WINDOWS + 1):
+    for _ in range(_WINDOWS):
         found = Findings()
         _window(workload, plan, steady, found)
-        if found.quality is not Quality.UNSTABLE or not workload.poll() or number == _WINDOWS:
+        if found.quality is not Quality.UNSTABLE or not workload.poll():
             break
         steady = f"the window before it did not agree with itself; {steady or 'no steady start was seen'}"
     findings.take(found)
@@ -348,7 +346,7 @@ def _probe(workload: PinnedCommand, plan: _Plan, findings: Findings, *, curve: b
         folder=workload.folder,
         pids=workload.family(),
         curve=curve,
-        slice_s=_SLICE_S if duty > 0.9 else 2 * _SLICE_S,
+        slice_s=SLICE_S if duty > 0.9 else 2 * SLICE_S,
         on_progress=lambda share: report(0.6 + 0.4 * share, "probing the cache"),
     )
     measured = {one.name for one in findings.features}  # by the hardware itself: better than an estimate
