@@ -12,7 +12,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.workloads import catalogue
 from isolation.cpuset import CpuSet
@@ -31,7 +30,7 @@ def profile_once(name: str, cpus: CpuSet, topology: Topology, *, probes: bool) -
     built_in = {one.name: one for one in catalogue()}
     if name in built_in:
         return collect(name, built_in[name].argv, cpus=cpus, probes=probes)
-    entry = read_catalogue(Path("/nonexistent"))[name]
+    entry = read_catalogue()[name]
     with staged(entry, cpus, topology) as ready:
         return collect(name, ready.command, cpus=cpus, probes=probes, metric=entry.metric, driver=ready.driver)
 
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-probes", action="store_true")
     given = parser.parse_args(arguments)
     topology = read_topology()
-    known = {one.name for one in catalogue()} | set(read_catalogue(Path("/nonexistent")))
+    known = {one.name for one in catalogue()} | set(read_catalogue())
     if unknown := set(given.names) - known:
         parser.error(f"{', '.join(sorted(unknown))} is none of {', '.join(sorted(known))}")
     cpus = CpuSet.of(list(topology.usable)[-1:] if given.cpu is None else [given.cpu])

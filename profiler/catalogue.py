@@ -152,10 +152,12 @@ def _check(entry: Entry) -> None:
             raise RecordInvalid(f"files.{name!r} must be a plain file name")
 
 
-def read_catalogue(own: Path, *, on_damaged: Callable[[RecordInvalid], None] | None = None) -> dict[str, Entry]:
+def read_catalogue(
+    own: Path | None = None, *, on_damaged: Callable[[RecordInvalid], None] | None = None
+) -> dict[str, Entry]:
     """Read the shipped entries and those in the given folder, which win; a bad one is handed over, or raised."""
     found: dict[str, Entry] = {}
-    for folder in (SHIPPED, own):
+    for folder in (SHIPPED,) if own is None else (SHIPPED, own):
         for path in sorted(folder.glob("*.toml")):
             try:
                 found[path.stem] = read_entry(path)

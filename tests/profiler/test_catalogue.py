@@ -17,7 +17,7 @@ from profiler.staging import staged
 
 TOPOLOGY = read_topology()
 ONE_CPU = CpuSet.of(list(TOPOLOGY.usable)[-1:])
-SHIPPED = read_catalogue(Path("/nonexistent"))
+SHIPPED = read_catalogue()
 MINIMAL = 'description = "x"\nmetric = "auto"\n[workload]\ncommand = ["sleep", "100"]\n'
 
 
