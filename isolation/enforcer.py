@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import assert_never
@@ -211,6 +211,10 @@ class Enforcer:
         with self._reading("compare with resctrl"):
             threads = partial(self._threads, target.cgroup_path, undo)
             return drifts + self._classes.verify(threads, spec, undo.resctrl)
+
+    def looking_once(self) -> AbstractContextManager[None]:
+        """Let verify read the groups of resctrl once for all placements; what others do meanwhile is seen next time."""
+        return self._classes.looking_once() if self._classes else nullcontext()
 
     def _verify_cpus(self, target: Target, spec: IsolationSpec, undo: Undo) -> tuple[Drift, ...]:
         with self._reading("compare with the kernel"):

@@ -15,6 +15,7 @@ from isolation.resctrl_homes import ThreadHomes, ThreadsNow
 from isolation.resctrl_info import ResctrlInfo
 from isolation.resctrl_lock import FolderLocks
 from isolation.resctrl_mask import WayMask
+from isolation.resctrl_overview import Overviews
 from isolation.resctrl_schemata import Schemata
 from isolation.steps import Steps
 from isolation.undo import Applied, Drift, Released, ResctrlUndo, ThreadHome
@@ -48,6 +49,7 @@ class ResctrlGroups:
         self._files = files
         self._prefix = f"{check_name(prefix)}{_SEPARATOR}"
         self._proc = proc_root
+        self.overviews = Overviews(self._resctrl, read_info)
         self._homes = ThreadHomes(self._resctrl, files=files, proc_root=proc_root)
         self._seen: dict[str, frozenset[ThreadId]] = {}  # by placement: the threads that were in its group
 
@@ -75,6 +77,7 @@ class ResctrlGroups:
         alone = not in a group with others, even if they wish the same. Zero writes when it is so already. The caller
         takes the steps back when this raises.
         """
+        self.overviews.drop()
         info = self._checked(wish)
         with self._resctrl.locked():
             left = self._used_by(undo, threads)
@@ -97,6 +100,7 @@ class ResctrlGroups:
         self._resctrl.check_mounted()
         if not self._used_by(undo, threads):
             return
+        self.overviews.drop()
         info = self._read_info()
         with self._resctrl.locked():
             left = self._used_by(undo, threads)
@@ -115,19 +119,17 @@ class ResctrlGroups:
 
     def verify(self, threads: ThreadsNow, wish: Schemata, undo: ResctrlUndo) -> tuple[Drift, ...]:
         """Compare groups and threads with the wish; changes nothing."""
+        now = threads()
         try:
-            self._resctrl.check_mounted()
-            info = self._read_info()
-            now = threads()
-            where = self._resctrl.whereabouts()
+            seen = self.overviews.latest()
+            if not all(self._is_ours(seen.control(one)) for one in now):  # born or moved since, or lost indeed
+                seen = self.overviews.anew()
             held = {
-                group: wish.missing_in(self._resctrl.schemata(group), info.rounding)
-                for group in sorted({control_of(where.get(one.tid, DEFAULT)) for one in now})
+                group: wish.missing_in(seen.schemata(group), seen.info.rounding)
+                for group in sorted({seen.control(one) for one in now})
                 if self._is_ours(group)
             }
-            lost = [
-                one for one in now if control_of(where.get(one.tid, DEFAULT)) not in held and self._homes.is_same(one)
-            ]
+            lost = [one for one in now if seen.control(one) not in held and self._homes.is_same(one)]
         except ResctrlVanished as cause:
             return (Drift(path=self._resctrl.mount, expected=f"schemata {str(wish)!r}", found=str(cause)),)
         if lost and not held and not self._resctrl.exists(undo.group):
@@ -143,8 +145,8 @@ class ResctrlGroups:
             Drift(
                 tid=one.tid,
                 expected=f"resctrl group {home!r}",
-                found=f"group {where.get(one.tid, DEFAULT)!r}",
-                newcomer=where.get(one.tid, DEFAULT) == DEFAULT and one not in self._seen.get(undo.group, ()),
+                found=f"group {seen.group(one)!r}",
+                blameless=seen.group(one) == DEFAULT and one not in self._seen.get(undo.group, ()),
             )
             for one in lost
         ]
@@ -162,6 +164,7 @@ class ResctrlGroups:
         shared = other placements may use a group of this one, so who stays in it is no stranger. Raises ResctrlBusy
         before anything is changed.
         """
+        self.overviews.drop()
         try:
             with self._resctrl.locked():
                 used = self._used_by(undo, threads)
@@ -198,6 +201,7 @@ class ResctrlGroups:
         """Remove our groups that hold no thread, such as a crash leaves; return what could not be done."""
         if not self.names():
             return ()
+        self.overviews.drop()
         with self._resctrl.locked():
             empty = [one for one in map(self._folder, self.names()) if not self._resctrl.tasks(one)]
             return tuple(told for one in empty for told in self._remove(one, shared=False))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from isolation.errors import ApplyFailed, OutOfClosids, OutOfRmids, ResctrlVanished
+from isolation.errors import ApplyFailed, OutOfClosids, OutOfRmids, ResctrlVanished, SpecInvalid
 from isolation.kernelfs import HOST_FILES
 from isolation.resctrl import ResctrlGroups
 from isolation.resctrl_homes import ThreadsNow
@@ -75,10 +76,15 @@ class ServiceClasses:
         if undo is None or not spec.wants_class:
             return ()
         try:
-            wish = schemata_of(spec, self._read_info())
-        except ResctrlVanished as cause:
-            return (Drift(path="resctrl", expected="cache ways and bandwidth", found=str(cause)),)
+            wish = schemata_of(spec, self._groups.overviews.info())
+        except (ResctrlVanished, SpecInvalid) as cause:
+            went = isinstance(cause, SpecInvalid)  # a cache without CPUs, or a mount with other options: plan anew
+            return (Drift(path="resctrl", expected="cache ways and bandwidth", found=str(cause), blameless=went),)
         return self._groups.verify(threads, wish, undo)
+
+    def looking_once(self) -> AbstractContextManager[None]:
+        """Let verify read the groups once for all placements, and again when one is changed or seems to have moved."""
+        return self._groups.overviews.kept()
 
     def release(self, undo: ResctrlUndo | None, threads: ThreadsNow, *, shared: bool) -> tuple[str, ...]:
         """Send the threads to the groups they came from; return a sentence about each thing that is left over."""

@@ -155,7 +155,7 @@ class Drift:
     found: str
     tid: int | None = None
     path: str | None = None
-    newcomer: bool = False  #: a thread that came later and was never where it should be: nobody took it away
+    blameless: bool = False  #: nobody's doing: a thread that came later, or a cache that went with its CPUs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,10 +74,11 @@ class Reconciler:
         self._locked = ""
         self._guarded("", self._controller.pay, "journal")
         self._guarded("", self._hotplug.notice, "host")
-        for name, placement in list(self._viewer.current().placements.items()):
-            held = self._held.get(name)
-            if held is not None and placement.state in LIVE and not self._controller.owes(name):
-                self._guarded(name, partial(self._reconcile_one, placement, held), placement.created_unix_s)
+        with self._enforcer.looking_once():
+            for name, placement in list(self._viewer.current().placements.items()):
+                held = self._held.get(name)
+                if held is not None and placement.state in LIVE and not self._controller.owes(name):
+                    self._guarded(name, partial(self._reconcile_one, placement, held), placement.created_unix_s)
         self._guarded("", self._remove_orphans, "orphans")
         self._share_out()
         if not self._locked:
@@ -203,7 +204,7 @@ class Reconciler:
         if not drifts and placement.state is not PlacementState.PARTIAL:
             return
         now_s = time.monotonic()
-        foreign = [one for one in drifts if not one.newcomer]  # for who came later, nobody is to blame
+        foreign = [one for one in drifts if not one.blameless]
         told = "; ".join(str(one) for one in foreign[:4])
         if foreign and held.repaired_at_s is not None and now_s - held.repaired_at_s < _CONTEST_WINDOW_S:
             self._change(replace(placement, state=PlacementState.CONTESTED), held, "contested", told)

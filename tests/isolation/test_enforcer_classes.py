@@ -269,6 +269,21 @@ def test_fault_51_a_foreign_hand_on_ways_and_threads_is_drift_and_one_apply_repa
     assert bench.enforcer.verify(bench.target, FULL, bench.undo) == ()
 
 
+def test_fault_57_a_cache_that_went_with_its_cpus_is_drift_that_nobody_is_blamed_for() -> None:
+    bench = Bench()
+    bench.apply()
+    bench.kernel.set_domains(0)
+    gone = bench.enforcer.verify(bench.target, FULL, bench.undo)
+    with pytest.raises(SpecInvalid):
+        bench.apply()
+    bench.kernel.set_domains(0, 1)
+    back = bench.enforcer.verify(bench.target, FULL, bench.undo)
+
+    assert [(drift.path, drift.blameless) for drift in gone] == [("resctrl", True)]
+    assert "for cache 1: resctrl offers no L3 there" in gone[0].found
+    assert [drift.path for drift in back] == [f"{RESCTRL}/cotenant:web/schemata"] * 2  # it came back without limits
+
+
 def test_fault_52_ways_that_another_group_holds_alone_are_never_wished() -> None:
     info = Bench().kernel.info
     held = replace(info.caches[0], bit_usage={0: "XXXXXXXXXXX", 1: "EEEEEEXXXXX"})
@@ -358,5 +373,5 @@ def test_who_joins_a_placed_group_is_a_newcomer_and_who_was_moved_out_is_drift()
     bench.kernel.write(f"{RESCTRL}/tasks", str(late))
     moved = bench.enforcer.verify(bench.target, FULL, bench.undo)
 
-    assert [(drift.tid, drift.newcomer) for drift in newcomers] == [(late, True)]
-    assert [(drift.tid, drift.newcomer) for drift in moved] == [(late, False)]
+    assert [(drift.tid, drift.blameless) for drift in newcomers] == [(late, True)]
+    assert [(drift.tid, drift.blameless) for drift in moved] == [(late, False)]

@@ -227,6 +227,7 @@ def test_fault_57_a_cache_without_cpus_takes_its_ways_along_and_has_them_again_l
     desk.kernel.set_domains(0)
     if told_late:  # resctrl loses it a moment before the list of CPUs does
         desk.reconciler.reconcile()
+        assert all_held(desk, pids) == [{0: FULL}] * 2  # planned anew in that very turn
     desk.machine.offline("2-3")
     for _ in range(2):
         desk.reconciler.reconcile()
