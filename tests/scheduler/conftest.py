@@ -1,4 +1,4 @@
-"""Real daemons and real processes for the tests of this layer."""
+"""Real daemons and real processes for the tests of this layer, and its writer on fake kernels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks.daemon_process import DaemonProcess
 from cotenant import Client, CotenantError
-from isolation.enforcer import Enforcer
+from isolation.enforcer import Enforcer, Mechanism
 from isolation.topology import read_topology
+from tests.fakes.desk import Desk
 
 THREADED = """
 import threading, time
@@ -74,6 +75,21 @@ def mechanism(request: pytest.FixtureRequest) -> str:
             pytest.skip("no cpuset cgroup can be written here: root and a mounted cpuset controller are needed")
         return found[0]
     return "affinity"
+
+
+_WAYS = [(1, None), (2, None), (1, Mechanism.AFFINITY)]
+
+
+@pytest.fixture(params=_WAYS, ids=["v1", "v2", "affinity"])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
+    version, mechanism = request.param
+    return Desk(tmp_path, version=version, mechanism=mechanism)
+
+
+@pytest.fixture(params=_WAYS[:2], ids=["v1", "v2"])
+def cgroups(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
+    version, mechanism = request.param
+    return Desk(tmp_path, version=version, mechanism=mechanism)
 
 
 @pytest.fixture(scope="session", autouse=True)

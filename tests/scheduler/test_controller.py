@@ -1,4 +1,4 @@
-"""The writer on a fake kernel: what fails, what overlaps, what moves; journal, view and kernel always agree."""
+"""The writer on a fake kernel: what fails, what overlaps, what is answered; journal, view and kernel always agree."""
 
 from __future__ import annotations
 
@@ -11,21 +11,7 @@ from isolation.enforcer import Mechanism
 from isolation.errors import ApplyFailed, CgroupRefused, ForeignProcess, UndoFailed
 from scheduler.errors import EtagStale, JournalFailed, PlacementExists, PlacementMissing, RequestInvalid
 from scheduler.placement import PlacementState
-from tests.fakes.desk import Desk, PowerCut
-
-WAYS = [(1, None), (2, None), (1, Mechanism.AFFINITY)]
-
-
-@pytest.fixture(params=WAYS, ids=["v1", "v2", "affinity"])
-def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
-    version, mechanism = request.param
-    return Desk(tmp_path, version=version, mechanism=mechanism)
-
-
-@pytest.fixture(params=WAYS[:2], ids=["v1", "v2"])
-def cgroups(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
-    version, mechanism = request.param
-    return Desk(tmp_path, version=version, mechanism=mechanism)
+from tests.fakes.desk import Desk
 
 
 @pytest.fixture
@@ -226,6 +212,18 @@ def test_processes_of_a_placed_group_and_the_group_of_placed_processes_are_refus
         cgroups.place("c", cgroup_path="/y")
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_fault_30_a_container_is_placed_by_its_cgroup(tmp_path: Path, version: int) -> None:
+    desk = Desk(tmp_path, version=version)
+    desk.group("/container")
+    pid = desk.kernel.spawn(group="/container", namespaces=2)
+    with pytest.raises(ForeignProcess, match="place its cgroup_path instead"):
+        desk.place("web", pid)
+    placed = desk.place("web", cgroup_path="/container")
+
+    assert desk.cpus(pid) == {str(placed.decision.cpus)}
+
+
 # --- answers -------------------------------------------------------------------------------------
 
 
@@ -277,131 +275,3 @@ def test_an_unreadable_record_keeps_its_name(desk: Desk) -> None:
     with pytest.raises(PlacementExists, match="cannot read"):
         desk.place("a", pid)
     assert PlacementState.ACTIVE is desk.place("b", pid).state
-
-
-# --- moves ---------------------------------------------------------------------------------------
-
-
-def two_on_one_cpu(desk: Desk) -> tuple[int, int]:
-    """Place two hogs that share a CPU, by taking away the one that had the other CPU."""
-    pids = [desk.kernel.spawn(threads=2) for _ in range(3)]
-    for number, pid in enumerate(pids):
-        desk.place(f"w{number}", pid, request_id=f"p{number}")
-    alone = next(n for n in range(3) if sum(desk.cpus(pids[n]) == desk.cpus(pid) for pid in pids) == 1)
-    desk.release(f"w{alone}")
-    first, second = (pid for number, pid in enumerate(pids) if number != alone)
-    assert desk.cpus(first) == desk.cpus(second)
-    return first, second
-
-
-def agree(desk: Desk) -> None:
-    """Check that journal, view, ledger and kernel tell the same of every live placement."""
-    seats = {one.name: str(one.cpus) for one in desk.viewer.current().ledger.residents}
-    assert set(desk.held) == set(seats)
-    for name, held in desk.held.items():
-        assert ("ACTIVE", "ACTIVE") == (desk.state(name), desk.stored(name))
-        assert {seats[name]} == desk.cpus(held.target.processes[0].pid)
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_fault_30_a_container_is_placed_by_its_cgroup(tmp_path: Path, version: int) -> None:
-    desk = Desk(tmp_path, version=version)
-    desk.group("/container")
-    pid = desk.kernel.spawn(group="/container", namespaces=2)
-    with pytest.raises(ForeignProcess, match="place its cgroup_path instead"):
-        desk.place("web", pid)
-    placed = desk.place("web", cgroup_path="/container")
-
-    assert desk.cpus(pid) == {str(placed.decision.cpus)}
-
-
-def test_a_rebalance_moves_one_and_everything_agrees(desk: Desk) -> None:
-    before = desk.kernel.picture()["threads"]
-    first, second = two_on_one_cpu(desk)
-
-    moved = desk.rebalance()
-
-    assert 1 == len(moved)
-    assert desk.cpus(first) != desk.cpus(second)
-    assert ["placed", "placed"] == desk.kinds(moved[0].name)
-    agree(desk)
-    desk.restart(desk.enforcer.mechanism)
-    agree(desk)
-    for name in list(desk.held):
-        desk.release(name)
-    assert {"0-1"} == desk.cpus(first) | desk.cpus(second)
-    assert before.items() <= desk.kernel.picture()["threads"].items()  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("step", ["move: save intent", "move: apply", "move: save outcome"])
-def test_a_crash_inside_a_move_is_completed_or_never_begun(desk: Desk, step: str) -> None:
-    first, second = two_on_one_cpu(desk)
-    names = list(desk.held)
-    answers = {name: desk.place(name, 1, request_id=f"p{name[1:]}") for name in names}
-    desk.cut_at = step
-    with pytest.raises(PowerCut):
-        desk.rebalance()
-
-    desk.restart(desk.enforcer.mechanism)
-
-    agree(desk)
-    assert (step == "move: save intent") == (desk.cpus(first) == desk.cpus(second))
-    assert answers == {name: desk.place(name, 1, request_id=f"p{name[1:]}") for name in names}
-
-
-def test_a_crashed_move_that_can_no_longer_be_completed_stays_a_placement(desk: Desk) -> None:
-    first, second = two_on_one_cpu(desk)
-    desk.cut_at = "move: apply"
-    with pytest.raises(PowerCut):
-        desk.rebalance()
-    desk.fail_next(errno.EIO)
-
-    desk.restart(desk.enforcer.mechanism)
-    assert ["ACTIVE", "PARTIAL"] == sorted(desk.state(name) for name in desk.held)
-    desk.reconciler.reconcile()
-
-    assert desk.cpus(first) != desk.cpus(second)
-    agree(desk)
-
-
-def test_a_placement_of_another_mechanism_is_not_moved(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    two_on_one_cpu(desk)
-    before = desk.kernel.picture()
-
-    desk.restart(Mechanism.AFFINITY)
-
-    assert () == desk.rebalance()
-    assert before == desk.kernel.picture()
-
-
-def test_a_move_that_the_kernel_refuses_leaves_everything_as_it_was(desk: Desk) -> None:
-    first, second = two_on_one_cpu(desk)
-    desk.fail_next(errno.EIO)
-    desk.journal.refused = ("change",)
-    with pytest.raises(JournalFailed):
-        desk.rebalance()
-    desk.journal.refused = ()
-
-    with pytest.raises(ApplyFailed):
-        desk.rebalance()
-
-    assert desk.cpus(first) == desk.cpus(second)
-    agree(desk)
-
-
-def test_a_move_whose_outcome_could_not_be_saved_is_saved_later(desk: Desk) -> None:
-    first, second = two_on_one_cpu(desk)
-
-    def fill_disk() -> None:
-        desk.journal.refused = ("change",)
-
-    desk.at["move: save outcome"] = fill_disk
-    moved = desk.rebalance()
-    assert "APPLYING" == desk.stored(moved[0].name)
-
-    desk.journal.refused = ()
-    desk.reconciler.reconcile()
-
-    assert desk.cpus(first) != desk.cpus(second)
-    agree(desk)

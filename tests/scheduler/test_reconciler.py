@@ -14,20 +14,6 @@ from scheduler import view, wire
 from scheduler.placement import PlacementState, WorkloadRequest
 from tests.fakes.desk import Desk, PowerCut
 
-WAYS = [(1, None), (2, None), (1, Mechanism.AFFINITY)]
-
-
-@pytest.fixture(params=WAYS, ids=["v1", "v2", "affinity"])
-def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
-    version, mechanism = request.param
-    return Desk(tmp_path, version=version, mechanism=mechanism)
-
-
-@pytest.fixture(params=WAYS[:2], ids=["v1", "v2"])
-def cgroups(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
-    version, mechanism = request.param
-    return Desk(tmp_path, version=version, mechanism=mechanism)
-
 
 def orphan(parent: int, child: int, desk: Desk) -> None:
     """End a process; init takes its child."""
