@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Self
 
 from isolation.cgroup import CpusetGroups
@@ -39,7 +40,7 @@ class Gathered:
     """The last look at a placement: its threads by process, and those of them that live outside of its group."""
 
     threads: Mapping[int, tuple[int, ...]]
-    missed: tuple[int, ...]
+    missed: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +71,23 @@ class _Record:
 class Mover:
     """Knows which threads belong to a placement, and takes them in and out of its group."""
 
-    def __init__(self, groups: CpusetGroups, *, files: KernelFiles, affinity: AffinityCalls, proc_root: str) -> None:
+    def __init__(
+        self,
+        groups: CpusetGroups,
+        *,
+        files: KernelFiles,
+        affinity: AffinityCalls,
+        proc_root: str,
+        budget_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """After `budget_s` a gathering ends, so that nobody else waits for long; who is outside then is missed."""
         self._groups = groups
         self._files = files
         self._affinity = affinity
         self._proc = proc_root
+        self._budget_s = budget_s
+        self._clock = clock
         self.masks = MaskKeeper(groups, files=files, affinity=affinity, proc_root=proc_root)
 
     def states(self, process: ProcessIdentity) -> list[ThreadState]:
@@ -105,11 +118,12 @@ class Mover:
     def gather(
         self, processes: tuple[ProcessIdentity, ...], group: str, undo: Undo, steps: Steps, *, fresh: bool
     ) -> Gathered:
-        """Move threads in until a pass finds none outside, or give up; fresh = the group was made just now.
+        """Move threads in until a pass finds none outside or the time is over; fresh = the group was made just now.
 
         Into a fresh group the named processes go first, and only then are their families looked through: whoever they
         bear from then on is born inside.
         """
+        end_s = self._clock() + self._budget_s
         moved: set[int] = set()  # pids moved as a whole
         single: set[int] = set()  # tids moved one by one, because moving their process left them out
         record = _Record.of(undo)
@@ -123,11 +137,11 @@ class Mover:
             listed = self._family(processes, _origins(undo), undo.threads)
             # after the listing: a thread born in the group must not look lost
             outside = self._outside(listed, self._groups.members(group), moved)
-            if passes == _PASSES or not outside:
+            if passes == _PASSES or not outside or self._clock() > end_s:
                 lost = ((pid, tid) for pid, tids in outside.items() for tid in tids)
-                return Gathered(threads=listed, missed=tuple(tid for pid, tid in lost if self.is_alive(pid, tid)))
+                return Gathered(threads=listed, missed=frozenset(tid for pid, tid in lost if self.is_alive(pid, tid)))
             passes += 1
-            for pid, tids in outside.items():
+            for pid, tids in takewhile(lambda _: self._clock() <= end_s, outside.items()):
                 if pid not in moved:
                     self._move_process(pid, tids, group, record, steps)
                     moved.add(pid)

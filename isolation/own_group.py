@@ -67,7 +67,9 @@ class OwnGroup:
             inside += 1
             if found != spec.cpus:
                 narrowed.append(tid)
-        return Applied(threads=inside, narrowed=tuple(narrowed), missed=gathered.missed, writes=steps.writes)
+        return Applied(
+            threads=inside, narrowed=tuple(narrowed), missed=tuple(sorted(gathered.missed)), writes=steps.writes
+        )
 
     def verify(self, processes: tuple[ProcessIdentity, ...], spec: IsolationSpec, undo: Undo) -> tuple[Drift, ...]:
         """Compare group and threads with the wish; changes nothing."""

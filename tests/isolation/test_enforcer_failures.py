@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from isolation.affinity import ThreadAffinity
+from isolation.cgroup import CpusetGroups, CpusetHierarchy
 from isolation.cpuset import CpuSet
 from isolation.enforcer import Mechanism, Target
 from isolation.errors import (
@@ -17,6 +18,8 @@ from isolation.errors import (
     ProcessReused,
     UndoFailed,
 )
+from isolation.moving import Mover
+from isolation.own_group import OwnGroup
 from isolation.process import identify
 from isolation.spec import IsolationSpec
 from isolation.steps import Steps
@@ -144,6 +147,33 @@ def test_fault_33_threads_the_time_does_not_suffice_for_are_missed_and_the_next_
     assert missed == [745, 490, 235, 0]
     assert (released.restored, released.left_over) == (1000, ())
     assert {str(kernel.allowed(tid)) for tid in kernel.processes[pid].threads} == {"0-3"}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_fault_33_processes_the_time_does_not_suffice_for_are_missed_and_the_next_call_goes_on(version: int) -> None:
+    kernel = FakeKernel(version=version)
+    pid = kernel.spawn()
+    children = [kernel.fork(pid) for _ in range(20)]
+    before = kernel.picture()["threads"]
+    process = identify(pid, allowed_uids=None, files=kernel, own_pid=99)
+    groups = CpusetGroups(CpusetHierarchy(version=version, mount=kernel.mount), files=kernel, proc_root="/proc")
+    mover = Mover(groups, files=kernel, affinity=kernel, proc_root="/proc", budget_s=8, clock=lambda: kernel.steps)
+    own = OwnGroup(groups, mover, prefix="cotenant")
+    undo = own.snapshot("web", (process,))
+    missed = []
+    for _ in range(10):
+        applied = own.place((process,), ON_1, undo, Steps())
+        missed.append(len(applied.missed))
+        assert applied.threads + len(applied.missed) == 21
+        if applied.complete:
+            break
+    confined = {str(kernel.allowed(one)) for one in (pid, *children)}
+    released = own.release(undo)
+
+    assert missed == [12, 3, 0]
+    assert confined == {"1"}
+    assert (released.restored, released.left_over) == (21, ())
+    assert kernel.picture()["threads"] == before
 
 
 def test_fault_31_a_process_that_ends_at_any_step_is_gone_and_leaves_nothing(bench: Bench) -> None:
