@@ -175,9 +175,18 @@ class Desk:
         """Say where the threads of a process may run."""
         return {str(self.kernel.allowed(tid)) for tid in self.kernel.processes[pid].threads}
 
+    def turns(self, count: int) -> None:
+        """Let the reconciler take so many turns."""
+        for _ in range(count):
+            self.reconciler.reconcile()
+
+    def events(self, name: str) -> list[tuple[str, str]]:
+        """Give kind and detail of all events of a workload."""
+        return [(one.kind, one.detail) for one in self.journal.events(0, 10_000) if one.workload == name]
+
     def kinds(self, name: str) -> list[str]:
         """Give the kinds of all events of a workload."""
-        return [one.kind for one in self.journal.events(0, 1000) if one.workload == name]
+        return [kind for kind, _ in self.events(name)]
 
     def fail_next(self, code: int, *, after: int = 0, count: int = 1) -> None:
         """Let changes of the kernel fail, beginning after so many that succeed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from isolation.cpuset import CpuSet, NodeSet
@@ -171,3 +173,70 @@ def test_what_cannot_be_moved_is_tried_once_and_told(tmp_path: Path) -> None:
     assert len(kernel.memory.moves) == before > 0
     assert desk.kinds("web").count("refused") == 1
     assert "could not be migrated" in desk.viewer.current().placements["web"].notes[-1]
+
+
+class StubbornNuma(NumaKernel):
+    """Refuses to bind `web`."""
+
+    refused = 0
+
+    def write(self, path: str, text: str) -> None:
+        if path.endswith("/cotenant/web/cpuset.mems"):
+            self.refused += 1
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        super().write(path, text)
+
+
+def test_memory_that_cannot_be_bound_after_it_was_moved_is_given_up(tmp_path: Path) -> None:
+    kernel = StubbornNuma(mib_per_s=100_000)
+    desk, pid = desk_of(tmp_path, kernel)
+    kernel.fill(pid, 256, node=0)
+    desk.place("web", pid, cpus=2)
+    for _ in range(200):
+        desk.turns(1)
+        if kernel.refused:
+            break
+    refused, told, reads = kernel.refused, desk.events("web"), len(kernel.memory.reads)
+    desk.turns(5)
+
+    assert refused > 0
+    assert (kernel.refused, len(kernel.memory.reads)) == (refused, reads)
+    assert desk.events("web") == told
+    assert (desk.state("web"), mems(desk, "web")) == ("ACTIVE", "any")
+
+
+def test_another_placement_of_the_name_is_not_given_up_with_the_first(tmp_path: Path) -> None:
+    kernel = NumaKernel(mib_per_s=100_000)
+    desk, pid = desk_of(tmp_path, kernel)
+    pages = kernel.fill(pid, 256, node=0)
+    pages.busy = frozenset(range(len(pages.nodes)))
+    desk.place("web", pid, cpus=2)
+    desk.turns(60)
+    assert desk.kinds("web").count("refused") == 1
+    desk.release("web")
+    kernel.end(pid)
+    del kernel.memory.spaces[pid]
+    second = kernel.spawn(threads=2)
+    kernel.fill(second, 256, node=0)
+    desk.place("web", second, cpus=2)
+    desk.turns(200)
+
+    assert mems(desk, "web") == "1"
+
+
+def test_an_emptied_group_does_not_keep_others_from_their_memory(tmp_path: Path) -> None:
+    kernel = NumaKernel(mib_per_s=100_000)
+    desk, web = desk_of(tmp_path, kernel)
+    desk.group("/pod", "0-3")
+    kernel.groups["/pod"].mems = NodeSet.parse("0-1")
+    pod = kernel.spawn(group="/pod")
+    kernel.fill(pod, 512, node=0)
+    assert str(desk.place("pod", cpus=2, cgroup_path="/pod").decision.cpus) == "2-3"
+    desk.place("second", kernel.spawn(), cpus=2)
+    kernel.fill(web, 512, node=0)
+    assert str(desk.place("web", web, cpus=2).decision.cpus) == "2-3"
+    kernel.end(pod)
+    del kernel.memory.spaces[pod]
+    desk.turns(200)
+
+    assert (mems(desk, "pod"), mems(desk, "web")) == ("any", "1")

@@ -3,73 +3,22 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from isolation.cpuset import NodeSet
 from isolation.errors import ApplyFailed, ResctrlBusy
-from isolation.topology import Topology
 from scheduler import wire
 from scheduler.errors import JournalFailed, ProfileUnknown
 from scheduler.placement import Placement, WorkloadRequest
-from tests.fakes.desk import Desk, SickKernel
+from tests.fakes.desk import Desk
 from tests.fakes.machines import make_topology
+from tests.fakes.resctrl import RESCTRL
+from tests.fakes.stubborn import StubbornKernel
 from tests.scheduler.test_cache_ways import agreed, held, hungry, streaming, ways
-from tests.scheduler.test_memory_nodes import NumaKernel, desk_of, mems
 
-TWO = make_topology(cores_per_llc=2)
 FOUR = make_topology(cores_per_llc=4)  # CPUs 0-3, one cache
-RESCTRL = "/sys/fs/resctrl"
-
-
-class StubbornKernel(SickKernel):
-    """Refuses the writes that `refuses` names with an error number; `vanishing` goes when its parent is listed."""
-
-    def __init__(self, *, topology: Topology = TWO, version: int = 1, closids: int = 8) -> None:
-        self.refuses: Callable[[str, str], int] = lambda _path, _text: 0
-        self.refused = 0
-        self.tried: list[str] = []  # groups of resctrl that somebody wanted to make
-        self.waits = 0  # for the lock, in vain
-        self.vanishing = ""
-        self.odd: dict[str, str] = {}  # by path: what no kernel would say
-        self.out_of_handles = False
-        super().__init__(cpus=str(topology.online), mems="0", version=version, closids=closids)
-
-    def read(self, path: str) -> str:
-        return self.odd[path] if path in self.odd else super().read(path)
-
-    def write(self, path: str, text: str) -> None:
-        if code := self.refuses(path, text):
-            self.refused += 1
-            raise OSError(code, os.strerror(code), path)
-        super().write(path, text)
-
-    def mkdir(self, path: str) -> None:
-        if path.startswith(RESCTRL):
-            self.tried.append(path)
-        super().mkdir(path)
-
-    def folders(self, path: str) -> tuple[str, ...]:
-        found = super().folders(path)
-        if self.vanishing and path == f"{self.mount}{self.vanishing.rpartition('/')[0]}":
-            del self.groups[self.vanishing]
-            self.vanishing = ""
-        return found
-
-    def open(self, pid: int) -> int:
-        if self.out_of_handles:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return super().open(pid)
-
-    @contextmanager
-    def held(self, path: str, limit_s: float) -> Iterator[None]:
-        self.waits += self.locked_by_other
-        with super().held(path, limit_s):
-            yield
 
 
 @pytest.fixture
@@ -80,16 +29,6 @@ def kernel() -> StubbornKernel:
 @pytest.fixture
 def desk(tmp_path: Path, kernel: StubbornKernel) -> Desk:
     return Desk(tmp_path, kernel=kernel)
-
-
-def turns(desk: Desk, count: int) -> None:
-    for _ in range(count):
-        desk.reconciler.reconcile()
-
-
-def events(desk: Desk, name: str) -> list[tuple[str, str]]:
-    """Give kind and detail of all events of a workload."""
-    return [(one.kind, one.detail) for one in desk.journal.events(0, 10_000) if one.workload == name]
 
 
 # --- groups that are somebody else's ------------------------------------------------------------
@@ -105,16 +44,16 @@ def test_a_placed_group_stays_placed_on_a_host_with_resctrl(tmp_path: Path, vers
     if beside:
         desk.place("scan", desk.kernel.spawn(), profile=streaming("scan"))
     wished = ways(desk, "pod")
-    before, told = desk.kernel.steps, events(desk, "pod")
-    turns(desk, 3)
+    before, told = desk.kernel.steps, desk.events("pod")
+    desk.turns(3)
     desk.restart()
-    turns(desk, 2)
+    desk.turns(2)
 
     assert desk.state("pod") == "ACTIVE"
     assert (ways(desk, "pod"), held(desk, pid)) == (wished, wished or 0x7FF)
     assert bool(wished) == beside
     assert desk.kernel.steps == before
-    assert events(desk, "pod") == told
+    assert desk.events("pod") == told
 
 
 def test_a_group_within_the_placed_one_may_vanish_while_it_is_looked_at(tmp_path: Path) -> None:
@@ -137,7 +76,7 @@ def test_a_group_within_the_placed_one_may_vanish_while_it_is_looked_at(tmp_path
     assert kernel.vanishing == ""
     assert desk.state("pod") == "ACTIVE"
     assert desk.cpus(pid) == {seat}
-    assert [kind for kind, _ in events(desk, "pod")] == ["placed"]
+    assert [kind for kind, _ in desk.events("pod")] == ["placed"]
 
 
 # --- a request that is answered with an error leaves nothing to do ---------------------------------
@@ -165,7 +104,7 @@ def test_a_move_without_a_handle_is_put_back(desk: Desk, kernel: StubbornKernel)
 
     assert ("ACTIVE", 0) == (desk.state("db"), ways(desk, "db"))
     assert stored(desk, "db") == desk.controller.get("db")
-    turns(desk, 1)
+    desk.turns(1)
     assert ways(desk, "db") != 0
 
 
@@ -232,7 +171,7 @@ def test_an_answer_that_cannot_be_saved_at_once_is_saved_later(tmp_path: Path) -
     desk, pid, answer = fourth(tmp_path, refused=("answer to",))
     assert answer == desk.controller.get("db2")
     desk.journal.refused = ()
-    turns(desk, 1)
+    desk.turns(1)
     desk.restart()
 
     assert desk.place("db2", pid, request_id="fourth") == answer
@@ -252,51 +191,21 @@ def test_a_share_that_cannot_be_given_is_told_once_and_tried_ever_more_rarely(
     desk.place("db", pids["db"], profile=hungry("db"))
     kernel.refuses = lambda path, text: errno.EPERM if RESCTRL in path and text == str(pids["db"]) else 0
     desk.place("scan", pids["scan"], profile=streaming("scan"))
-    first, told = kernel.refused, events(desk, "db")
+    first, told = kernel.refused, desk.events("db")
     seen = []
     for _ in range(20):
-        turns(desk, 1)
+        desk.turns(1)
         seen.append(kernel.refused - first)
 
     assert [kind for kind, _ in told] == ["placed", "refused"]
-    assert events(desk, "db") == told
+    assert desk.events("db") == told
     assert [number + 1 for number in range(20) if seen[number] > (seen[number - 1] if number else 0)] == [1, 3, 7, 15]
     assert desk.state("db") == "ACTIVE"
     assert agreed(desk, **pids)
     kernel.refuses = lambda _path, _text: 0
-    turns(desk, 12)
+    desk.turns(12)
     assert ways(desk, "db") != 0
     assert agreed(desk, **pids)
-
-
-class StubbornNuma(NumaKernel):
-    """Refuses to bind `web`."""
-
-    refused = 0
-
-    def write(self, path: str, text: str) -> None:
-        if path.endswith("/cotenant/web/cpuset.mems"):
-            self.refused += 1
-            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
-        super().write(path, text)
-
-
-def test_memory_that_cannot_be_bound_after_it_was_moved_is_given_up(tmp_path: Path) -> None:
-    kernel = StubbornNuma(mib_per_s=100_000)
-    desk, pid = desk_of(tmp_path, kernel)
-    kernel.fill(pid, 256, node=0)
-    desk.place("web", pid, cpus=2)
-    for _ in range(200):
-        turns(desk, 1)
-        if kernel.refused:
-            break
-    refused, told, reads = kernel.refused, events(desk, "web"), len(kernel.memory.reads)
-    turns(desk, 5)
-
-    assert refused > 0
-    assert (kernel.refused, len(kernel.memory.reads)) == (refused, reads)
-    assert events(desk, "web") == told
-    assert (desk.state("web"), mems(desk, "web")) == ("ACTIVE", "any")
 
 
 def test_a_refused_class_is_tried_again_without_a_word_until_there_is_one(desk: Desk, kernel: StubbornKernel) -> None:
@@ -304,18 +213,18 @@ def test_a_refused_class_is_tried_again_without_a_word_until_there_is_one(desk: 
     desk.place("db", pids["db"], profile=hungry("db"))
     kernel.limbo = True
     placed = desk.place("scan", pids["scan"], profile=streaming("scan"))
-    told, tried = events(desk, "scan"), []
+    told, tried = desk.events("scan"), []
     for _ in range(20):
         kernel.tried.clear()
-        turns(desk, 1)
+        desk.turns(1)
         tried.append(f"{RESCTRL}/cotenant:scan" in kernel.tried)
 
     assert [number + 1 for number in range(20) if tried[number]] == [1, 3, 7, 15]
-    assert events(desk, "scan") == told
+    assert desk.events("scan") == told
     assert desk.controller.get("scan").etag == placed.etag
     assert stored(desk, "scan") == desk.controller.get("scan")
     kernel.limbo = False
-    turns(desk, 12)
+    desk.turns(12)
     assert 0 not in {ways(desk, name) for name in pids}
     assert agreed(desk, **pids)
 
@@ -327,52 +236,13 @@ def test_a_class_that_another_tool_gives_back_is_taken(tmp_path: Path) -> None:
     pids = {"db": kernel.spawn(), "scan": kernel.spawn()}
     desk.place("db", pids["db"], profile=hungry("db"))
     desk.place("scan", pids["scan"], profile=streaming("scan"))
-    turns(desk, 4)
+    desk.turns(4)
     assert 0 in {ways(desk, name) for name in pids}
     kernel.rmdir(f"{RESCTRL}/other")
-    turns(desk, 4)
+    desk.turns(4)
 
     assert 0 not in {ways(desk, name) for name in pids}
     assert held(desk, pids["db"]) & held(desk, pids["scan"]) == 0
-
-
-def test_another_placement_of_the_name_is_not_given_up_with_the_first(tmp_path: Path) -> None:
-    kernel = NumaKernel(mib_per_s=100_000)
-    desk, pid = desk_of(tmp_path, kernel)
-    pages = kernel.fill(pid, 256, node=0)
-    pages.busy = frozenset(range(len(pages.nodes)))
-    desk.place("web", pid, cpus=2)
-    turns(desk, 60)
-    assert desk.kinds("web").count("refused") == 1
-    desk.release("web")
-    kernel.end(pid)
-    del kernel.memory.spaces[pid]
-    second = kernel.spawn(threads=2)
-    kernel.fill(second, 256, node=0)
-    desk.place("web", second, cpus=2)
-    for _ in range(200):
-        turns(desk, 1)
-
-    assert mems(desk, "web") == "1"
-
-
-def test_an_emptied_group_does_not_keep_others_from_their_memory(tmp_path: Path) -> None:
-    kernel = NumaKernel(mib_per_s=100_000)
-    desk, web = desk_of(tmp_path, kernel)
-    desk.group("/pod", "0-3")
-    kernel.groups["/pod"].mems = NodeSet.parse("0-1")
-    pod = kernel.spawn(group="/pod")
-    kernel.fill(pod, 512, node=0)
-    assert str(desk.place("pod", cpus=2, cgroup_path="/pod").decision.cpus) == "2-3"
-    desk.place("second", kernel.spawn(), cpus=2)
-    kernel.fill(web, 512, node=0)
-    assert str(desk.place("web", web, cpus=2).decision.cpus) == "2-3"
-    kernel.end(pod)
-    del kernel.memory.spaces[pod]
-    for _ in range(200):
-        turns(desk, 1)
-
-    assert (mems(desk, "pod"), mems(desk, "web")) == ("any", "1")
 
 
 # --- one turn ------------------------------------------------------------------------------------------
@@ -385,9 +255,9 @@ def test_what_is_still_to_be_saved_is_not_written_over_something_newer(desk: Des
     desk.place("scan", pids["scan"], profile=streaming("scan"))
     kernel.end(pids["scan"])
     desk.at["release: restore"] = lambda: setattr(desk.journal, "refused", ())  # after paying failed
-    turns(desk, 1)
+    desk.turns(1)
     assert desk.controller.owes("db")
-    turns(desk, 1)
+    desk.turns(1)
 
     assert not desk.controller.owes("db")
     assert stored(desk, "db") == desk.controller.get("db")
@@ -402,11 +272,11 @@ def test_text_that_no_kernel_would_write_stops_one_placement_alone(desk: Desk, k
     seat = str(desk.place("b", second).decision.cpus)
     kernel.odd[f"/proc/{first}/task/{first}/status"] = "Name:\tx\n"
     kernel.write(f"{kernel.mount}/cgroup.procs", str(second))
-    turns(desk, 2)
+    desk.turns(2)
 
     assert desk.cpus(second) == {seat}
     assert desk.kinds("a") == ["placed", "refused"]
-    assert "ValueError" in events(desk, "a")[-1][1]
+    assert "ValueError" in desk.events("a")[-1][1]
     assert desk.state("a") == "ACTIVE"
 
 
@@ -418,11 +288,11 @@ def test_who_is_contested_takes_no_part_in_the_shares(tmp_path: Path) -> None:
     desk.place("scan", pids["scan"], profile=streaming("scan"))
     for _ in range(2):
         kernel.classes[kernel.where[pids["scan"]]].amounts["L3"][0] = 0x7FF
-        turns(desk, 1)
+        desk.turns(1)
 
     assert desk.state("scan") == "CONTESTED"
     assert (ways(desk, "db"), held(desk, pids["db"])) == (0, 0x7FF)
-    turns(desk, 2)
+    desk.turns(2)
     assert held(desk, pids["scan"]) == 0x7FF  # left alone
 
 
@@ -438,10 +308,10 @@ def test_the_lock_of_resctrl_is_waited_for_once_a_turn(desk: Desk, kernel: Stubb
     seen = []
     for _ in range(3):
         kernel.waits = 0
-        turns(desk, 1)
+        desk.turns(1)
         seen.append(kernel.waits)
     kernel.locked_by_other = False
-    turns(desk, 2)
+    desk.turns(2)
 
     assert seen == [1, 1, 1]
     assert desk.state("end") == "RELEASED"
@@ -453,11 +323,11 @@ def test_a_group_that_a_release_left_is_removed_once_it_is_empty(desk: Desk, ker
     desk.place("web", kernel.spawn())
     desk.group("/cotenant/left")
     dying = kernel.spawn(group="/cotenant/left")
-    turns(desk, 3)
+    desk.turns(3)
     assert desk.kinds("left") == ["refused"]
     assert "/cotenant/left" in kernel.groups
     kernel.end(dying)
-    turns(desk, 1)
+    desk.turns(1)
 
     assert "/cotenant/left" not in kernel.groups
     assert "/cotenant/web" in kernel.groups
