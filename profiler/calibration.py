@@ -15,7 +15,7 @@ from typing import Any
 from profiler.errors import CalibrationDamaged, CalibrationMissing
 from profiler.files import read_limited, write_atomically
 
-CALIBRATION_SCHEMA_VERSION = 1  # 1: first version
+CALIBRATION_SCHEMA_VERSION = 2  # 1: first version; 2: the wait is that of forced writes, no longer that of timers
 FILE_NAME = "calibration.json"
 FOREIGN_LIMIT_RATIO = 0.15  #: a host whose CPUs others used more than that was not measured, but they were
 _FILE_LIMIT_BYTES = 1 << 20
@@ -67,7 +67,7 @@ class Calibration:
     effective_llc_bytes: Estimate | None = None  #: what one thread gets to keep of the last-level cache
     time_share_cost_sf: Estimate | None = None  #: CPU time for the same work beside another one on that CPU / alone
     smt_cost_sf: Estimate | None = None  #: time beside a busy sibling / alone; None where cores have one thread
-    wake_wait_s: Estimate | None = None  #: mean wait of a woken thread for a busy CPU, above that for an idle one
+    disk_wake_wait_s: Estimate | None = None  #: mean wait, a wake-up, for a busy CPU of who forces writes to disk
     noise_ratio: Estimate | None = None  #: relative difference of the same run one after the other: no less can be told
     foreign_ratio: float | None = None  #: share of the CPUs that others used meanwhile
     notes: tuple[str, ...] = ()
@@ -110,8 +110,10 @@ def load_calibration(state: Path) -> Calibration:
     data = read_limited(path, _FILE_LIMIT_BYTES, missing=CalibrationMissing, damaged=CalibrationDamaged)
     try:
         record = json.loads(data)
-        if record["schema_version"] != CALIBRATION_SCHEMA_VERSION:
-            raise ValueError(f"schema version {record['schema_version']!r}, this is {CALIBRATION_SCHEMA_VERSION}")
+        if record["schema_version"] not in range(1, CALIBRATION_SCHEMA_VERSION + 1):
+            raise ValueError(
+                f"schema version {record['schema_version']!r}, this reads 1 to {CALIBRATION_SCHEMA_VERSION}"
+            )
         return _calibration(record)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CalibrationDamaged(
@@ -150,7 +152,7 @@ def _calibration(record: Mapping[str, Any]) -> Calibration:
         effective_llc_bytes=_estimate(record["effective_llc_bytes"]),
         time_share_cost_sf=_estimate(record["time_share_cost_sf"]),
         smt_cost_sf=_estimate(record["smt_cost_sf"]),
-        wake_wait_s=_estimate(record["wake_wait_s"]),
+        disk_wake_wait_s=None if record["schema_version"] == 1 else _estimate(record["disk_wake_wait_s"]),
         noise_ratio=_estimate(record["noise_ratio"]),
     )
 

@@ -57,7 +57,7 @@ def calibrate(
         def told(share: float, stage: str) -> None:
             bar.update(task, completed=share, description=stage)
 
-        found = measure(read_topology(), seconds=seconds, on_progress=told)
+        found = measure(read_topology(), seconds=seconds, folder=folder, on_progress=told)
     try:
         if (earlier := find_calibration(folder)) is not None:
             found = found.completed_by(earlier)
@@ -81,7 +81,7 @@ def _print(found: Calibration, *, as_json: bool) -> None:
         ("effective last-level cache", found.effective_llc_bytes, _mib),
         ("CPU time beside another process on the CPU", found.time_share_cost_sf, _factor),
         ("time beside a busy sibling thread", found.smt_cost_sf, _factor),
-        ("wait of a woken thread for a busy CPU", found.wake_wait_s, _ms),
+        ("wait of a forced write for a busy CPU, a wake-up", found.disk_wake_wait_s, _ms),
         ("difference of two equal runs", found.noise_ratio, _percent),
     ):
         console.print(f"{name}: {'unknown' if value is None else text(value)}", highlight=False, soft_wrap=True)

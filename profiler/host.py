@@ -22,12 +22,12 @@ def host_traits(topology: Topology, calibration: Calibration | None = None) -> H
     )
     if calibration is None or not calibration.quiet or calibration.host_fingerprint != topology.fingerprint:
         return assumed
-    effective, smt, wait = calibration.effective_llc_bytes, calibration.smt_cost_sf, calibration.wake_wait_s
+    effective, smt, wait = calibration.effective_llc_bytes, calibration.smt_cost_sf, calibration.disk_wake_wait_s
     return HostTraits(
         fingerprint=assumed.fingerprint,
         llc_bytes=assumed.llc_bytes,
         memory_bytes_per_s=calibration.memory_bytes_per_s,
         effective_llc_bytes=effective.value if effective else math.nan,
         smt_cost_sf=smt.value if smt else assumed.smt_cost_sf,
-        wake_wait_s=wait.value if wait else assumed.wake_wait_s,
+        disk_wake_wait_s=wait.value if wait else assumed.disk_wake_wait_s,
     )

@@ -10,13 +10,23 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from isolation.cpuset import CpuSet
 from isolation.topology import Cpu, Topology
 from profiler.calibration import FOREIGN_LIMIT_RATIO, Calibration, CurvePoint, Estimate, Peak
 from profiler.errors import ProfilerError
-from profiler.host_costs import noise, peak_bandwidth, pinned, smt_cost, spread, time_share_cost, typical, wake_wait
+from profiler.host_costs import (
+    disk_wake_wait,
+    noise,
+    peak_bandwidth,
+    pinned,
+    smt_cost,
+    spread,
+    time_share_cost,
+    typical,
+)
 from profiler.memory_kernels import DependentLoads, RandomReads, Streaming, compile_loads, unit_times_s
 from profiler.procfs import busy_s
 
@@ -39,14 +49,19 @@ class _Found:
     values: dict[str, Any] = field(default_factory=dict)
 
 
-def calibrate(topology: Topology, *, seconds: float = 60.0, on_progress: Report | None = None) -> Calibration:
-    """Measure the host for about so long, set-up not counted; Ctrl-C ends it early and gives what is done."""
+def calibrate(
+    topology: Topology, *, folder: Path, seconds: float = 60.0, on_progress: Report | None = None
+) -> Calibration:
+    """Measure the host for about so long, set-up not counted; Ctrl-C ends it early and gives what is done.
+
+    The folder, on a disk, takes a scratch file of a few kilobytes.
+    """
     report = on_progress or (lambda _share, _stage: None)
     found = _Found()
     started_s, busy_before_s, own_before_s = time.monotonic(), busy_s(topology.usable), _own_s()
     done = 0.0
     try:
-        for share, what, act in _stages(topology, seconds, found):
+        for share, what, act in _stages(topology, seconds, folder, found):
             report(min(1.0, done), what)
             try:
                 act()
@@ -83,7 +98,7 @@ def _own_s() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _stages(topology: Topology, seconds: float, found: _Found) -> Iterator[Stage]:
+def _stages(topology: Topology, seconds: float, folder: Path, found: _Found) -> Iterator[Stage]:
     """Give share of the time, what, and how, one after the other."""
     cpus = [cpu for cpu in topology.cpus if cpu.id in topology.usable]
     largest = max(topology.llc_domains, key=lambda one: (one.size_bytes or 0, -one.id), default=None)
@@ -122,7 +137,8 @@ def _stages(topology: Topology, seconds: float, found: _Found) -> Iterator[Stage
     else:
         other, smt_s = sibling.id, _SMT * seconds
         yield _SMT, "sharing a core", keep("smt_cost_sf", lambda: smt_cost(home.id, other, l2_bytes, smt_s))
-    yield _WAKE, "waking on a busy CPU", keep("wake_wait_s", lambda: wake_wait(home.id, _WAKE * seconds))
+    waits = keep("disk_wake_wait_s", lambda: disk_wake_wait(home.id, folder, _WAKE * seconds))
+    yield _WAKE, "waking from the disk on a busy CPU", waits
     yield _NOISE, "the noise floor", keep("noise_ratio", lambda: noise(home.id, llc_bytes, _NOISE * seconds))
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import math
+import mmap
 import os
+import resource
 import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +28,9 @@ from profiler.memory_kernels import RandomReads, Streaming, unit_times_s
 _SPIN = (sys.executable, "-S", "-c", "while True: pass")
 _PAIRS = 4
 _SETTLE_S = 0.05
-_SLEEP_S = 0.002
-_BUSY_RATIO = 0.5  # lateness on an idle CPU is a small part of that on a busy one
+_BLOCK_BYTES = 4096
+_BUSY_RATIO = 0.5  # waiting on an idle CPU is a small part of that on a busy one
+_SHORT_WAIT_S = 1e-4  # or next to nothing on both
 _BIN_S = 0.002
 _LEAST_BINS = 20
 _HIGH_QUANTILE, _WIDE_QUANTILE = 0.95, 0.99  # of the bins: what is left out are moments in which somebody interrupted
@@ -104,24 +108,65 @@ def smt_cost(cpu: int, sibling: int, l2_bytes: int, seconds: float) -> Estimate:
     return _cost(cpu, sibling, l2_bytes, seconds, statistics.median)
 
 
-def _mean_lateness_s(seconds: float) -> float:
-    """Sleep again and again; gives by how much too late this thread ran, the latest hundredth left out."""
-    late: list[float] = []
+def disk_wake_wait(cpu: int, folder: Path, seconds: float) -> Estimate | str:
+    """Tell how long who forces writes to the disk waits at a wake-up for a CPU where a process spins; or why not.
+
+    How a thread is woken decides. Measured on Linux 6.18 (EEVDF, tick of 4 ms), one beside a spinning process: woken by
+    a timer, a pipe, the network or a plain direct read it ran within 30 us, whatever the slices; after a forced write
+    (fdatasync) it stood in the queue until the next tick, 3.7 ms. So this writes, forces and reads back, as the io
+    workload does, and asks the kernel how long that thread was ready and did not run.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file, pinned(cpu), _spinning(cpu) as hog:
+            waits: list[float] = []
+            for number in range(2 * _PAIRS + 1):
+                (hog.resume if number % 2 else hog.pause)()
+                time.sleep(_SETTLE_S)
+                waits.append(_mean_wait_s(file.fileno(), seconds / (2 * _PAIRS + 1)))
+    except OSError as error:
+        return f"a scratch file in {str(folder)!r} failed: {error}"
+    if not all(map(math.isfinite, waits)):
+        return (
+            f"forcing writes to the disk of {str(folder)!r} lets nobody wait (memory, or a kernel without schedstats)"
+        )
+    return above_alone(waits)
+
+
+def above_alone(waits: Sequence[float]) -> Estimate | str:
+    """Take what is waited alone, at even places, from what is waited beside a spinning process, at odd ones."""
+    alone = statistics.median(waits[::2])
+    if alone > max(_SHORT_WAIT_S, _BUSY_RATIO * statistics.median(waits[1::2])):
+        return f"somebody else kept the CPU busy: {alone * 1e3:.2f} ms were waited alone"
+    return spread(
+        [
+            max(0.0, during - (before + after) / 2)
+            for before, during, after in zip(waits[0:-1:2], waits[1::2], waits[2::2], strict=True)
+        ]
+    )
+
+
+def _mean_wait_s(handle: int, seconds: float) -> float:
+    """Write, force and read back one block for so long; gives run-queue wait per wake-up, NaN if none is accounted."""
+    block = mmap.mmap(-1, _BLOCK_BYTES)  # page-aligned, as O_DIRECT wants
+    with suppress(OSError):  # a file system that cannot read around its cache: the writes are forced all the same
+        fcntl.fcntl(handle, fcntl.F_SETFL, fcntl.fcntl(handle, fcntl.F_GETFL) | os.O_DIRECT)
+    first_s, first = _waited()
     until_s = time.monotonic() + seconds
-    while len(late) < 5 or time.monotonic() < until_s:
-        asked_s = time.monotonic() + _SLEEP_S
-        time.sleep(_SLEEP_S)
-        late.append(time.monotonic() - asked_s)
-    return statistics.fmean(sorted(late)[: max(1, math.floor(0.99 * len(late)))])
+    while time.monotonic() < until_s:
+        os.pwritev(handle, [block], 0)
+        os.fdatasync(handle)
+        os.preadv(handle, [block], 0)
+    last_s, last = _waited()
+    return (last_s - first_s) / (last - first) if last > first and last_s > 0 else math.nan
 
 
-def wake_wait(cpu: int, seconds: float) -> Estimate | str:
-    """Compare how late a sleeping thread wakes beside a spinning process on this CPU and without it, or say why not."""
-    with pinned(cpu), _spinning(cpu) as hog:
-        late = _alternating(hog, lambda: _mean_lateness_s(seconds / (2 * _PAIRS + 1)))
-    if statistics.median(late[::2]) > _BUSY_RATIO * statistics.median(late[1::2]):
-        return "somebody else kept the CPU busy, so that alone was not alone"
-    return spread([max(0.0, during - alone) for during, alone in _pairs(late)])
+def _waited() -> tuple[float, int]:
+    """Give seconds that this thread was ready and did not run (/proc/thread-self/schedstat), and its wake-ups."""
+    try:
+        wait_ns = int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+    except FileNotFoundError:
+        wait_ns = 0
+    return wait_ns / 1e9, resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def noise(cpu: int, llc_bytes: int, seconds: float) -> Estimate:

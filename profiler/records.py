@@ -204,7 +204,7 @@ class HostTraits:
     llc_bytes: float  #: NaN when unknown
     memory_bytes_per_s: float  #: peak of one LLC domain; NaN until calibrated
     smt_cost_sf: float = 1.6  #: slowdown of two busy SMT siblings; assumed until calibrated
-    wake_wait_s: float = 0.0009  #: wait of a woken thread for a busy CPU; measured on Linux 6.18 with two CPUs
+    disk_wake_wait_s: float = 0.0009  #: wait per wake-up of who forces writes to disk; of Linux 6.18, until calibrated
     effective_llc_bytes: float = math.nan  #: what one thread gets to keep of the cache; NaN until calibrated
 
 

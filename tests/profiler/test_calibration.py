@@ -37,7 +37,7 @@ FULL = Calibration(
     ),
     effective_llc_bytes=Estimate(5e6, 4e6, 6e6),
     smt_cost_sf=None,
-    wake_wait_s=Estimate(1e-3, 5e-4, 2e-3),
+    disk_wake_wait_s=Estimate(1e-3, 5e-4, 2e-3),
     foreign_ratio=0.01,
     notes=("a note",),
 )
@@ -60,8 +60,8 @@ def test_none_stored_is_not_damage(tmp_path: Path) -> None:
     [
         {"schema_version": 99},
         {"peaks": [{"of": "llc 0"}]},
-        {"wake_wait_s": {"value": -1, "low": -1, "high": 2}},
-        {"wake_wait_s": {"value": math.inf, "low": 0, "high": math.inf}},
+        {"disk_wake_wait_s": {"value": -1, "low": -1, "high": 2}},
+        {"disk_wake_wait_s": {"value": math.inf, "low": 0, "high": math.inf}},
         {"curve": 7},
     ],
 )
@@ -84,7 +84,7 @@ def test_prediction_takes_what_was_measured_and_assumes_the_rest() -> None:
 
     assert traits.memory_bytes_per_s == 18e9, "the slowest cache domain, not the node"
     assert traits.effective_llc_bytes == 5e6
-    assert traits.wake_wait_s == 1e-3
+    assert traits.disk_wake_wait_s == 1e-3
     assert traits.smt_cost_sf == assumed.smt_cost_sf
     assert math.isnan(traits.llc_bytes) == math.isnan(assumed.llc_bytes)
 
@@ -98,11 +98,21 @@ def test_another_host_or_a_busy_one_says_nothing(other: Calibration) -> None:
 
 
 def test_what_was_not_reached_is_kept_from_before() -> None:
-    partial = replace(FULL, curve=(), wake_wait_s=None, notes=("interrupted",), created_unix_s=2.0)
+    partial = replace(FULL, curve=(), disk_wake_wait_s=None, notes=("interrupted",), created_unix_s=2.0)
 
     merged = partial.completed_by(FULL)
 
     assert merged.curve == FULL.curve
-    assert merged.wake_wait_s == FULL.wake_wait_s
-    assert merged.notes == ("interrupted", "from the calibration before: curve, wake_wait_s")
+    assert merged.disk_wake_wait_s == FULL.disk_wake_wait_s
+    assert merged.notes == ("interrupted", "from the calibration before: curve, disk_wake_wait_s")
     assert partial == partial.completed_by(replace(FULL, host_fingerprint="other"))
+
+
+def test_version_1_is_read_without_its_wait_which_was_that_of_timers(tmp_path: Path) -> None:
+    save_calibration(tmp_path, FULL)
+    path = tmp_path / FILE_NAME
+    stored = json.loads(path.read_text())
+    stored["wake_wait_s"] = stored.pop("disk_wake_wait_s")
+    path.write_text(json.dumps({**stored, "schema_version": 1}))
+
+    assert load_calibration(tmp_path) == replace(FULL, disk_wake_wait_s=None)

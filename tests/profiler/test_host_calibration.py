@@ -18,7 +18,7 @@ from isolation.topology import read_topology
 from profiler.calibration import CurvePoint, Estimate, load_calibration
 from profiler.calibration_cli import bar
 from profiler.host_calibration import calibrate, effective_llc, working_sets
-from profiler.host_costs import peak_bandwidth, pinned
+from profiler.host_costs import above_alone, disk_wake_wait, peak_bandwidth, pinned
 from profiler.memory_kernels import DependentLoads, RandomReads, Streaming, compile_loads, cycle
 
 MIB = 1 << 20
@@ -99,10 +99,36 @@ def test_pinning_is_taken_back() -> None:
     assert os.sched_getaffinity(0) == before
 
 
-def test_a_short_calibration_measures_or_explains_each_number() -> None:
+def test_what_is_waited_alone_is_taken_off() -> None:
+    found = above_alone([1e-6, 4e-3, 1e-6, 3e-3, 1e-6])
+
+    assert isinstance(found, Estimate)
+    assert found.value == pytest.approx(3.5e-3 - 1e-6)
+    assert found.low < found.value < found.high
+
+
+def test_nobody_waits_on_a_kernel_where_the_woken_thread_runs_at_once() -> None:
+    found = above_alone([5e-6, 7e-6, 5e-6, 4e-6, 5e-6])
+
+    assert isinstance(found, Estimate)
+    assert 0 <= found.value < 1e-5
+
+
+def test_a_cpu_that_was_busy_all_the_time_tells_no_wait() -> None:
+    assert "2.00 ms were waited alone" in str(above_alone([2e-3, 3e-3, 2e-3, 3e-3, 2e-3]))
+
+
+def test_a_folder_that_takes_no_file_tells_no_wait(tmp_path: Path) -> None:
+    found = disk_wake_wait(min(os.sched_getaffinity(0)), tmp_path / "absent", 0.1)
+
+    assert isinstance(found, str)
+    assert "absent' failed" in found
+
+
+def test_a_short_calibration_measures_or_explains_each_number(tmp_path: Path) -> None:
     topology = read_topology()
     shares: list[float] = []
-    found = calibrate(topology, seconds=3.0, on_progress=lambda share, _stage: shares.append(share))
+    found = calibrate(topology, folder=tmp_path, seconds=3.0, on_progress=lambda share, _stage: shares.append(share))
 
     assert shares == sorted(shares)
     assert found.host_fingerprint == topology.fingerprint
@@ -112,7 +138,7 @@ def test_a_short_calibration_measures_or_explains_each_number() -> None:
     assert found.peaks or any("peak bandwidth" in note for note in found.notes)
     assert found.time_share_cost_sf is not None
     assert (found.smt_cost_sf is None) == any("SMT" in note for note in found.notes)
-    assert (found.wake_wait_s is None) == any("wake_wait_s is unknown" in note for note in found.notes)
+    assert (found.disk_wake_wait_s is None) == any("disk_wake_wait_s is unknown" in note for note in found.notes)
     assert found.noise_ratio is not None
 
 

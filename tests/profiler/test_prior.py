@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isolation.topology import read_topology
+from profiler.calibration import Calibration, Estimate
+from profiler.host import host_traits
 from profiler.prior import prior
 from profiler.records import HostTraits, Relation, WorkloadProfile
 from tests.fakes.profiles import APART, HOST, SAME_CPU, SAME_LLC, SMT_SIBLINGS, profile_of
@@ -158,11 +161,43 @@ def test_twins_slow_each_other_alike(twin: WorkloadProfile, relation: Relation, 
     )
 
 
-def test_who_wakes_often_waits_for_a_busy_cpu_at_each_wake_up() -> None:
-    disk = profile_of("disk", cpu_utilisation_ratio=0.2, voluntary_switches_per_s=7800.0)
+def test_who_writes_to_the_disk_waits_for_a_busy_cpu_at_each_wake_up() -> None:
+    written = {"io_write_bytes_per_s": 5e8}
+    disk = profile_of("disk", cpu_utilisation_ratio=0.2, voluntary_switches_per_s=7800.0, **written)
     hog = profile_of("hog", cpu_utilisation_ratio=1.0, voluntary_switches_per_s=0.0)
-    host = replace(HOST, wake_wait_s=0.0009)
+    host = replace(HOST, disk_wake_wait_s=0.0009)
 
     assert prior(disk, hog, SAME_CPU, host).time_sharing == pytest.approx(1 + 7800 * 0.0009)
     assert prior(hog, disk, SAME_CPU, host).time_sharing == pytest.approx(1 / (1 - 0.2 / (1 + 7800 * 0.0009)))
     assert prior(disk, hog, SAME_LLC, host).time_sharing == 1.0, "on another CPU nobody waits"
+
+
+def test_only_wake_ups_that_writing_can_account_for_wait() -> None:
+    hog = profile_of("hog", cpu_utilisation_ratio=1.0)
+    server = profile_of("server", cpu_utilisation_ratio=0.35, voluntary_switches_per_s=12500.0)
+    logging = replace(server, features=(*server.features, *profile_of("x", io_write_bytes_per_s=40960.0).features))
+    host = replace(HOST, disk_wake_wait_s=0.002)
+
+    assert prior(server, hog, SAME_CPU, host).time_sharing == 1.0, "what it writes is unknown: none"
+    assert prior(logging, hog, SAME_CPU, host).time_sharing == pytest.approx(1 + 10 * 0.002), "ten blocks of 4 KiB"
+
+
+def test_a_calibrated_wait_goes_into_the_prior() -> None:
+    topology = read_topology()
+    wait = Estimate(0.002, 0.001, 0.003)
+    measured = Calibration(
+        host_fingerprint=topology.fingerprint,
+        created_unix_s=1.0,
+        duration_s=60.0,
+        disk_wake_wait_s=wait,
+        foreign_ratio=0.0,
+    )
+    disk = profile_of("disk", cpu_utilisation_ratio=0.2, voluntary_switches_per_s=500.0, io_write_bytes_per_s=1e9)
+    hog = profile_of("hog", cpu_utilisation_ratio=1.0)
+
+    assumed, calibrated = (
+        prior(disk, hog, SAME_CPU, host_traits(topology, one)).time_sharing for one in (None, measured)
+    )
+
+    assert assumed == pytest.approx(1 + 500 * 0.0009)
+    assert calibrated == pytest.approx(1 + 500 * 0.002)
