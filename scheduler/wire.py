@@ -11,7 +11,7 @@ from cotenant.v1 import model_pb2, operation_pb2, placement_pb2, profile_pb2, wo
 from isolation.cpuset import CpuSet, NodeSet
 from isolation.resctrl_mask import WayMask
 from isolation.spec import CacheWays, MemoryBandwidth
-from profiler.records import Feature, Quality, Relation, SlowdownEstimate, Source, WorkloadProfile
+from profiler.records import Feature, Quality, Relation, SlowdownEstimate, Source, SteadyWindow, WorkloadProfile
 from scheduler.errors import RequestInvalid, Violation
 from scheduler.operations import Operation
 from scheduler.placement import (
@@ -146,6 +146,7 @@ def profile_from(message: profile_pb2.Profile, where: str) -> WorkloadProfile:
             created_unix_s=message.created_unix_s,
             quality=Quality(message.quality or Quality.STABLE),
             note=message.note,
+            window=_window_from(message.window) if message.HasField("window") else None,
             schema_version=message.schema_version,
         )
     except ValueError as error:
@@ -173,7 +174,16 @@ def profile_to(profile: WorkloadProfile) -> profile_pb2.Profile:
         created_unix_s=profile.created_unix_s,
         quality=profile.quality,
         note=profile.note,
+        window=None if profile.window is None else _window_to(profile.window),
     )
+
+
+def _window_from(message: profile_pb2.SteadyWindow) -> SteadyWindow:
+    return SteadyWindow(start_s=message.start_s, length_s=message.length_s, decided_by=message.decided_by)
+
+
+def _window_to(window: SteadyWindow) -> profile_pb2.SteadyWindow:
+    return profile_pb2.SteadyWindow(start_s=window.start_s, length_s=window.length_s, decided_by=window.decided_by)
 
 
 def prediction_to(one: PredictedSlowdown) -> placement_pb2.Prediction:

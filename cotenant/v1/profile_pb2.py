@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cotenant.v1 import operation_pb2 as cotenant_dot_v1_dot_operation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63otenant/v1/profile.proto\x12\x0b\x63otenant.v1\x1a\x1b\x63otenant/v1/operation.proto\"y\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x13\n\x06spread\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x10\n\x08window_s\x18\x05 \x01(\x01\x12\x0f\n\x07samples\x18\x06 \x01(\rB\t\n\x07_spread\"\xb6\x01\n\x07Profile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\r\x12\x0c\n\x04\x63pus\x18\x03 \x01(\r\x12&\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x14.cotenant.v1.Feature\x12\x18\n\x10host_fingerprint\x18\x05 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x06 \x01(\x01\x12\x0f\n\x07quality\x18\x07 \x01(\t\x12\x0c\n\x04note\x18\x08 \x01(\t\"m\n\x16ProfileWorkloadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04pids\x18\x03 \x03(\x03\x12\x12\n\nduration_s\x18\x04 \x01(\x01\x12\x0f\n\x07replace\x18\x05 \x01(\x08\"D\n\x17ProfileWorkloadResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.cotenant.v1.Operation\"#\n\x13GetOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14GetOperationResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.cotenant.v1.Operation\"!\n\x11GetProfileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetProfileResponse\x12%\n\x07profile\x18\x01 \x01(\x0b\x32\x14.cotenant.v1.Profile\"<\n\x13ListProfilesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListProfilesResponse\x12&\n\x08profiles\x18\x01 \x03(\x0b\x32\x14.cotenant.v1.Profile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"y\n\x14ImportProfileRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x07profile\x18\x02 \x01(\x0b\x32\x14.cotenant.v1.Profile\x12\x0f\n\x07replace\x18\x03 \x01(\x08\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\">\n\x15ImportProfileResponse\x12%\n\x07profile\x18\x01 \x01(\x0b\x32\x14.cotenant.v1.Profile\"8\n\x14\x44\x65leteProfileRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteProfileResponse2\x97\x04\n\x0eProfileService\x12\\\n\x0fProfileWorkload\x12#.cotenant.v1.ProfileWorkloadRequest\x1a$.cotenant.v1.ProfileWorkloadResponse\x12S\n\x0cGetOperation\x12 .cotenant.v1.GetOperationRequest\x1a!.cotenant.v1.GetOperationResponse\x12M\n\nGetProfile\x12\x1e.cotenant.v1.GetProfileRequest\x1a\x1f.cotenant.v1.GetProfileResponse\x12S\n\x0cListProfiles\x12 .cotenant.v1.ListProfilesRequest\x1a!.cotenant.v1.ListProfilesResponse\x12V\n\rImportProfile\x12!.cotenant.v1.ImportProfileRequest\x1a\".cotenant.v1.ImportProfileResponse\x12V\n\rDeleteProfile\x12!.cotenant.v1.DeleteProfileRequest\x1a\".cotenant.v1.DeleteProfileResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63otenant/v1/profile.proto\x12\x0b\x63otenant.v1\x1a\x1b\x63otenant/v1/operation.proto\"y\n\x07\x46\x65\x61ture\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x13\n\x06spread\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x10\n\x08window_s\x18\x05 \x01(\x01\x12\x0f\n\x07samples\x18\x06 \x01(\rB\t\n\x07_spread\"E\n\x0cSteadyWindow\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\x10\n\x08length_s\x18\x02 \x01(\x01\x12\x12\n\ndecided_by\x18\x03 \x01(\t\"\xe1\x01\n\x07Profile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0eschema_version\x18\x02 \x01(\r\x12\x0c\n\x04\x63pus\x18\x03 \x01(\r\x12&\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x14.cotenant.v1.Feature\x12\x18\n\x10host_fingerprint\x18\x05 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x06 \x01(\x01\x12\x0f\n\x07quality\x18\x07 \x01(\t\x12\x0c\n\x04note\x18\x08 \x01(\t\x12)\n\x06window\x18\t \x01(\x0b\x32\x19.cotenant.v1.SteadyWindow\"m\n\x16ProfileWorkloadRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04pids\x18\x03 \x03(\x03\x12\x12\n\nduration_s\x18\x04 \x01(\x01\x12\x0f\n\x07replace\x18\x05 \x01(\x08\"D\n\x17ProfileWorkloadResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.cotenant.v1.Operation\"#\n\x13GetOperationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x14GetOperationResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.cotenant.v1.Operation\"!\n\x11GetProfileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\";\n\x12GetProfileResponse\x12%\n\x07profile\x18\x01 \x01(\x0b\x32\x14.cotenant.v1.Profile\"<\n\x13ListProfilesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListProfilesResponse\x12&\n\x08profiles\x18\x01 \x03(\x0b\x32\x14.cotenant.v1.Profile\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"y\n\x14ImportProfileRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x07profile\x18\x02 \x01(\x0b\x32\x14.cotenant.v1.Profile\x12\x0f\n\x07replace\x18\x03 \x01(\x08\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\">\n\x15ImportProfileResponse\x12%\n\x07profile\x18\x01 \x01(\x0b\x32\x14.cotenant.v1.Profile\"8\n\x14\x44\x65leteProfileRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteProfileResponse2\x97\x04\n\x0eProfileService\x12\\\n\x0fProfileWorkload\x12#.cotenant.v1.ProfileWorkloadRequest\x1a$.cotenant.v1.ProfileWorkloadResponse\x12S\n\x0cGetOperation\x12 .cotenant.v1.GetOperationRequest\x1a!.cotenant.v1.GetOperationResponse\x12M\n\nGetProfile\x12\x1e.cotenant.v1.GetProfileRequest\x1a\x1f.cotenant.v1.GetProfileResponse\x12S\n\x0cListProfiles\x12 .cotenant.v1.ListProfilesRequest\x1a!.cotenant.v1.ListProfilesResponse\x12V\n\rImportProfile\x12!.cotenant.v1.ImportProfileRequest\x1a\".cotenant.v1.ImportProfileResponse\x12V\n\rDeleteProfile\x12!.cotenant.v1.DeleteProfileRequest\x1a\".cotenant.v1.DeleteProfileResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,32 +34,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FEATURE']._serialized_start=71
   _globals['_FEATURE']._serialized_end=192
-  _globals['_PROFILE']._serialized_start=195
-  _globals['_PROFILE']._serialized_end=377
-  _globals['_PROFILEWORKLOADREQUEST']._serialized_start=379
-  _globals['_PROFILEWORKLOADREQUEST']._serialized_end=488
-  _globals['_PROFILEWORKLOADRESPONSE']._serialized_start=490
-  _globals['_PROFILEWORKLOADRESPONSE']._serialized_end=558
-  _globals['_GETOPERATIONREQUEST']._serialized_start=560
-  _globals['_GETOPERATIONREQUEST']._serialized_end=595
-  _globals['_GETOPERATIONRESPONSE']._serialized_start=597
-  _globals['_GETOPERATIONRESPONSE']._serialized_end=662
-  _globals['_GETPROFILEREQUEST']._serialized_start=664
-  _globals['_GETPROFILEREQUEST']._serialized_end=697
-  _globals['_GETPROFILERESPONSE']._serialized_start=699
-  _globals['_GETPROFILERESPONSE']._serialized_end=758
-  _globals['_LISTPROFILESREQUEST']._serialized_start=760
-  _globals['_LISTPROFILESREQUEST']._serialized_end=820
-  _globals['_LISTPROFILESRESPONSE']._serialized_start=822
-  _globals['_LISTPROFILESRESPONSE']._serialized_end=909
-  _globals['_IMPORTPROFILEREQUEST']._serialized_start=911
-  _globals['_IMPORTPROFILEREQUEST']._serialized_end=1032
-  _globals['_IMPORTPROFILERESPONSE']._serialized_start=1034
-  _globals['_IMPORTPROFILERESPONSE']._serialized_end=1096
-  _globals['_DELETEPROFILEREQUEST']._serialized_start=1098
-  _globals['_DELETEPROFILEREQUEST']._serialized_end=1154
-  _globals['_DELETEPROFILERESPONSE']._serialized_start=1156
-  _globals['_DELETEPROFILERESPONSE']._serialized_end=1179
-  _globals['_PROFILESERVICE']._serialized_start=1182
-  _globals['_PROFILESERVICE']._serialized_end=1717
+  _globals['_STEADYWINDOW']._serialized_start=194
+  _globals['_STEADYWINDOW']._serialized_end=263
+  _globals['_PROFILE']._serialized_start=266
+  _globals['_PROFILE']._serialized_end=491
+  _globals['_PROFILEWORKLOADREQUEST']._serialized_start=493
+  _globals['_PROFILEWORKLOADREQUEST']._serialized_end=602
+  _globals['_PROFILEWORKLOADRESPONSE']._serialized_start=604
+  _globals['_PROFILEWORKLOADRESPONSE']._serialized_end=672
+  _globals['_GETOPERATIONREQUEST']._serialized_start=674
+  _globals['_GETOPERATIONREQUEST']._serialized_end=709
+  _globals['_GETOPERATIONRESPONSE']._serialized_start=711
+  _globals['_GETOPERATIONRESPONSE']._serialized_end=776
+  _globals['_GETPROFILEREQUEST']._serialized_start=778
+  _globals['_GETPROFILEREQUEST']._serialized_end=811
+  _globals['_GETPROFILERESPONSE']._serialized_start=813
+  _globals['_GETPROFILERESPONSE']._serialized_end=872
+  _globals['_LISTPROFILESREQUEST']._serialized_start=874
+  _globals['_LISTPROFILESREQUEST']._serialized_end=934
+  _globals['_LISTPROFILESRESPONSE']._serialized_start=936
+  _globals['_LISTPROFILESRESPONSE']._serialized_end=1023
+  _globals['_IMPORTPROFILEREQUEST']._serialized_start=1025
+  _globals['_IMPORTPROFILEREQUEST']._serialized_end=1146
+  _globals['_IMPORTPROFILERESPONSE']._serialized_start=1148
+  _globals['_IMPORTPROFILERESPONSE']._serialized_end=1210
+  _globals['_DELETEPROFILEREQUEST']._serialized_start=1212
+  _globals['_DELETEPROFILEREQUEST']._serialized_end=1268
+  _globals['_DELETEPROFILERESPONSE']._serialized_start=1270
+  _globals['_DELETEPROFILERESPONSE']._serialized_end=1293
+  _globals['_PROFILESERVICE']._serialized_start=1296
+  _globals['_PROFILESERVICE']._serialized_end=1831
 # @@protoc_insertion_point(module_scope)

@@ -62,6 +62,35 @@ class Feature(_message.Message):
 Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 @_typing.final
+class SteadyWindow(_message.Message):
+    """The part of a run that a profile describes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_S_FIELD_NUMBER: _builtins.int
+    LENGTH_S_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    start_s: _builtins.float
+    """Seconds after the workload was started, or watching began."""
+    length_s: _builtins.float
+    decided_by: _builtins.str
+    """Why it may be taken for steady, or that it may not."""
+    def __init__(
+        self,
+        *,
+        start_s: _builtins.float = ...,
+        length_s: _builtins.float = ...,
+        decided_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_by", b"decided_by", "length_s", b"length_s", "start_s", b"start_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SteadyWindow: _TypeAlias = SteadyWindow  # noqa: Y015
+
+@_typing.final
 class Profile(_message.Message):
     """What one workload does alone on given CPUs of one host."""
 
@@ -75,6 +104,7 @@ class Profile(_message.Message):
     CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     schema_version: _builtins.int
     cpus: _builtins.int
@@ -86,10 +116,16 @@ class Profile(_message.Message):
     created_unix_s: _builtins.float
     """Wall-clock time of measurement, seconds since 1970."""
     quality: _builtins.str
-    """"stable", "unstable" or "noisy", with the reason in note."""
+    """"stable", "unstable" (it still changed within the window) or "noisy" (the host was busy, or the run before gave
+    other numbers), with the reason in note.
+    """
     note: _builtins.str
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]: ...
+    @_builtins.property
+    def window(self) -> Global___SteadyWindow:
+        """Unset where it is not told, as in profiles of schema version 1."""
+
     def __init__(
         self,
         *,
@@ -101,10 +137,11 @@ class Profile(_message.Message):
         created_unix_s: _builtins.float = ...,
         quality: _builtins.str = ...,
         note: _builtins.str = ...,
+        window: Global___SteadyWindow | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "created_unix_s", b"created_unix_s", "features", b"features", "host_fingerprint", b"host_fingerprint", "name", b"name", "note", b"note", "quality", b"quality", "schema_version", b"schema_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpus", b"cpus", "created_unix_s", b"created_unix_s", "features", b"features", "host_fingerprint", b"host_fingerprint", "name", b"name", "note", b"note", "quality", b"quality", "schema_version", b"schema_version", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from cotenant.v1 import host_pb2, placement_pb2
+from cotenant.v1 import host_pb2, placement_pb2, profile_pb2
 from isolation.cpuset import CpuSet, NodeSet
 from isolation.errors import ResctrlInvalid, SpecInvalid
 from isolation.resctrl_info import Monitoring, read_resctrl
 from isolation.resctrl_mask import WayMask
 from isolation.spec import CacheWays, MemoryBandwidth
 from isolation.topology import read_topology
+from profiler.records import PROFILE_SCHEMA_VERSION, Quality, SteadyWindow, WorkloadProfile
 from scheduler import wire
 from scheduler.cli import explain_to
 from scheduler.placement import Placement, PlacementState, WorkloadRequest
@@ -26,6 +27,7 @@ from tests.fakes.captured import RESCTRL, TOPOLOGY, unpack
 from tests.fakes.crowds import TWO_CPUS, put
 from tests.fakes.divided_caches import info, l3, mb, topology_of
 from tests.fakes.predictions import hog
+from tests.fakes.profiles import profile_of
 
 IDS = st.integers(0, 2**32 - 1)
 WAYS = st.builds(CacheWays, cache_id=IDS, mask=st.integers(1, 2**32 - 1).map(WayMask))
@@ -101,6 +103,38 @@ def test_an_explanation_shows_what_the_workload_got() -> None:
         wire.placement_to(placed)
     )
     assert "cache ways" not in told(wire.placement_to(placement()))
+
+
+# --- profiles -----------------------------------------------------------------------------------
+
+SECONDS = st.floats(0, 1e6)
+PROFILES = st.builds(
+    WorkloadProfile,
+    name=st.just("any"),
+    cpus=st.integers(1, 8192),
+    features=st.just(profile_of(cpu_cores=0.5, cache_half_sf=1.25).features),
+    host_fingerprint=st.just("h"),
+    created_unix_s=SECONDS,
+    quality=st.sampled_from(Quality),
+    note=st.text(),
+    window=st.none() | st.builds(SteadyWindow, start_s=SECONDS, length_s=SECONDS, decided_by=st.text()),
+)
+
+
+@given(PROFILES)
+def test_a_profile_crosses_the_border_with_its_window_and_its_marks(profile: WorkloadProfile) -> None:
+    message = wire.profile_to(profile)
+    received = type(message).FromString(message.SerializeToString())
+
+    assert received.HasField("window") == (profile.window is not None)
+    assert wire.profile_from(received, "profile") == profile
+
+
+def test_a_client_that_knows_no_window_sends_a_profile_without_one() -> None:
+    message = profile_pb2.Profile(name="old", schema_version=1, cpus=1)
+
+    assert wire.profile_from(message, "profile").window is None
+    assert wire.profile_to(profile_of()).schema_version == PROFILE_SCHEMA_VERSION
 
 
 # --- the host -----------------------------------------------------------------------------------
