@@ -18,7 +18,7 @@ from isolation.memory_nodes import MemoryNodes
 from isolation.service_class import ServiceClasses
 from isolation.topology import Topology
 from tests.fakes.groups import FakeGroup, all_above, parent_of
-from tests.fakes.tasks import FakeHandles, FakeProcess, FakeThread, proc_text
+from tests.fakes.tasks import FakeProcess, FakeTasks, FakeThread, proc_text
 
 __all__ = ["FakeGroup", "FakeKernel"]
 
@@ -27,7 +27,7 @@ _PAGE_BYTES = 4096
 _LONGEST_LIST = 100 + 6 * 8192  # of a kernel for 8192 CPUs, such as Debian's
 
 
-class FakeKernel(FakeHandles):
+class FakeKernel(FakeTasks):
     """One machine. It is the files, the affinity calls and the process handles at once."""
 
     def __init__(self, *, cpus: str = "0-3", mems: str = "0-1", version: int = 1, remembers_masks: bool = True) -> None:
@@ -43,8 +43,6 @@ class FakeKernel(FakeHandles):
         self.at_step: dict[int, Callable[[], None]] = {}  # called before the change of that number
         self.fail_at: dict[int, int] = {}  # error number instead of the change of that number
         self.pretend_at: builtins.set[int] = builtins.set()  # success without effect
-        self._ticks = 1000
-        self._next_pid = 100
         self.spawn(pid=1, ppid=0, comm="init")
 
     # --- for tests -----------------------------------------------------------------------------
@@ -71,57 +69,6 @@ class FakeKernel(FakeHandles):
     def memory_nodes(self) -> MemoryNodes | None:
         """Return None: nobody asks where pages are."""
         return None
-
-    def spawn(
-        self,
-        *,
-        pid: int | None = None,
-        ppid: int = 1,
-        threads: int = 1,
-        uid: int = 0,
-        comm: str = "app",
-        group: str = "/",
-        mask: str | None = None,
-        flags: int = 0,
-        namespaces: int = 1,
-    ) -> int:
-        """Start a process with that many threads; return its pid."""
-        pid = self._fresh() if pid is None else pid
-        process = FakeProcess(pid, ppid, uid, comm, flags, namespaces)
-        self.processes[pid] = process
-        for tid in (pid, *(self._fresh() for _ in range(threads - 1))):
-            process.threads[tid] = FakeThread(tid, self._tick(), group, None if mask is None else CpuSet.parse(mask))
-        if ppid in self.processes:
-            self._leader(ppid).children.append(pid)
-        return pid
-
-    def clone(self, tid: int) -> int:
-        """Let a thread make another thread of its process; it inherits group and mask."""
-        process, thread = self._find(tid)
-        born = self._fresh()
-        process.threads[born] = FakeThread(born, self._tick(), thread.group, thread.mask)
-        return born
-
-    def fork(self, tid: int, comm: str = "child") -> int:
-        """Let a thread make a child process; it inherits group and mask."""
-        process, thread = self._find(tid)
-        pid = self.spawn(ppid=process.pid, uid=process.uid, comm=comm, group=thread.group)
-        self._leader(pid).mask = thread.mask
-        return pid
-
-    def end(self, pid: int, *, zombie: bool = False) -> None:
-        """End a process, or a single thread."""
-        process, _ = self._find(pid)
-        if pid != process.pid:
-            del process.threads[pid]
-        elif zombie:
-            process.threads = {pid: self._leader(pid)}
-            self._leader(pid).state = "Z"
-        else:
-            del self.processes[pid]
-        for other in self.processes.values():
-            for thread in other.threads.values():
-                thread.children = [child for child in thread.children if child in self.processes]
 
     def allowed(self, tid: int) -> CpuSet:
         """Return where a thread may run: its own mask within its group's CPUs, or those if nothing is common."""
@@ -395,14 +342,6 @@ class FakeKernel(FakeHandles):
             raise self._error(errno.ENOENT, path)
         group, _, name = path.removeprefix(self.mount).rpartition("/")
         return group or "/", name
-
-    def _fresh(self) -> int:
-        self._next_pid += 1
-        return self._next_pid
-
-    def _tick(self) -> int:
-        self._ticks += 1
-        return self._ticks
 
     @staticmethod
     def _error(code: int, path: str) -> OSError:

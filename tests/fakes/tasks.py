@@ -1,4 +1,4 @@
-"""Processes and threads of the fake kernel, and what /proc tells of them."""
+"""Processes and threads of the fake kernel: how they come and go, and what /proc tells of them."""
 
 from __future__ import annotations
 
@@ -64,6 +64,74 @@ class FakeHandles:
 
     def _leader(self, pid: int) -> FakeThread:
         return self.processes[pid].threads[pid]
+
+
+class FakeTasks(FakeHandles):
+    """Processes that start, fork and end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ticks = 1000
+        self._next_pid = 100
+
+    def spawn(
+        self,
+        *,
+        pid: int | None = None,
+        ppid: int = 1,
+        threads: int = 1,
+        uid: int = 0,
+        comm: str = "app",
+        group: str = "/",
+        mask: str | None = None,
+        flags: int = 0,
+        namespaces: int = 1,
+    ) -> int:
+        """Start a process with that many threads; return its pid."""
+        pid = self._fresh() if pid is None else pid
+        process = FakeProcess(pid, ppid, uid, comm, flags, namespaces)
+        self.processes[pid] = process
+        for tid in (pid, *(self._fresh() for _ in range(threads - 1))):
+            process.threads[tid] = FakeThread(tid, self._tick(), group, None if mask is None else CpuSet.parse(mask))
+        if ppid in self.processes:
+            self._leader(ppid).children.append(pid)
+        return pid
+
+    def clone(self, tid: int) -> int:
+        """Let a thread make another thread of its process; it inherits group and mask."""
+        process, thread = self._find(tid)
+        born = self._fresh()
+        process.threads[born] = FakeThread(born, self._tick(), thread.group, thread.mask)
+        return born
+
+    def fork(self, tid: int, comm: str = "child") -> int:
+        """Let a thread make a child process; it inherits group and mask."""
+        process, thread = self._find(tid)
+        pid = self.spawn(ppid=process.pid, uid=process.uid, comm=comm, group=thread.group)
+        self._leader(pid).mask = thread.mask
+        return pid
+
+    def end(self, pid: int, *, zombie: bool = False) -> None:
+        """End a process, or a single thread."""
+        process, _ = self._find(pid)
+        if pid != process.pid:
+            del process.threads[pid]
+        elif zombie:
+            process.threads = {pid: self._leader(pid)}
+            self._leader(pid).state = "Z"
+        else:
+            del self.processes[pid]
+        for other in self.processes.values():
+            for thread in other.threads.values():
+                thread.children = [child for child in thread.children if child in self.processes]
+
+    def _fresh(self) -> int:
+        self._next_pid += 1
+        return self._next_pid
+
+    def _tick(self) -> int:
+        self._ticks += 1
+        return self._ticks
 
 
 def proc_text(
