@@ -15,14 +15,6 @@ from isolation.process import allowed_cpus, threads
 from isolation.topology import read_topology
 
 
-@pytest.fixture
-def hierarchy() -> CpusetHierarchy:
-    found = find_hierarchy()
-    if found is None or found.refusal is not None or not os.access(found.mount, os.W_OK):
-        pytest.skip("needs root and a writable cpuset hierarchy")
-    return found
-
-
 @pytest.mark.root
 def test_the_bare_calls_confine_every_thread_and_give_it_back(hierarchy: CpusetHierarchy) -> None:
     if hierarchy.version != 1:

@@ -214,8 +214,8 @@ def enforcer_of(kernel: FakeKernel, units: Systemd) -> Enforcer:
         files=kernel,
         affinity=kernel,
         handles=kernel,
-        hierarchy=CpusetHierarchy(version=2, mount=kernel.mount),
-        mechanism=Mechanism.CGROUP_V2,
+        hierarchy=CpusetHierarchy(version=kernel.version, mount=kernel.mount),
+        mechanism=Mechanism.CGROUP_V1 if kernel.version == 1 else Mechanism.CGROUP_V2,
         units=units,
     )
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from isolation.spec import IsolationSpec
 from isolation.topology import read_topology
 from tests.fakes.children import end_group, real_process
 from tests.fakes.counted import CountedKernel
+from tests.fakes.processes import wait_until
 
 ON_1 = IsolationSpec(cpus=CpuSet.parse("1"))
 REMEMBERS_MASKS = tuple(map(int, platform.release().split(".")[:2])) >= (6, 2)
@@ -132,7 +133,7 @@ def test_children_born_while_placed_go_home_with_their_parent(enforcer: Enforcer
         undo = enforcer.snapshot("family", target)
         enforcer.apply("family", target, ON_1, undo)
         os.kill(parent, signal.SIGUSR1)  # one more thread and one more child
-        _wait(lambda: len(tree(parent)) == 2 and len(picture(parent)) == 3)
+        wait_until(lambda: len(tree(parent)) == 2 and len(picture(parent)) == 3)
         grown = set(picture(*tree(parent)).values())
         released = enforcer.release(undo)
         after = picture(*tree(parent))
@@ -179,13 +180,6 @@ def test_applying_200_placements_again_asks_the_kernel_for_no_change(kind: str) 
     assert enforcer.groups() == ()
 
 
-def _wait(until: Callable[[], bool]) -> None:
-    limit_s = time.monotonic() + 5
-    while not until():
-        assert time.monotonic() < limit_s
-        time.sleep(0.01)
-
-
 def test_fault_31_a_process_that_died_before_apply_is_gone(enforcer: Enforcer) -> None:
     with real_process() as pid:
         target = target_of(pid)
@@ -224,14 +218,6 @@ def test_processes_that_are_just_dying_leave_no_group_behind(enforcer: Enforcer,
 
     assert told == []
     assert enforcer.groups() == ()
-
-
-@pytest.fixture
-def hierarchy() -> CpusetHierarchy:
-    found = find_hierarchy()
-    if found is None or found.refusal is not None or not os.access(found.mount, os.W_OK):
-        pytest.skip("needs root and a writable cpuset hierarchy")
-    return found
 
 
 @pytest.mark.root
@@ -355,7 +341,7 @@ def test_fault_35_a_process_stays_itself_over_exec_and_setuid(enforcer: Enforcer
             assert process.stdin is not None
             process.stdin.write(b"\n")
             process.stdin.flush()
-            _wait(lambda: Path(f"/proc/{process.pid}/comm").read_text(encoding="utf-8") == "sleep\n")
+            wait_until(lambda: Path(f"/proc/{process.pid}/comm").read_text(encoding="utf-8") == "sleep\n")
             drifts = enforcer.verify(target, ON_1, undo)
             again = enforcer.apply("changed", target, ON_1, undo)
             if user != os.geteuid():  # asked for anew, the policy looks at who it is now
@@ -378,7 +364,7 @@ def test_fault_30_a_real_process_of_another_pid_namespace_is_refused_by_number()
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         try:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            _wait(lambda: process.poll() is not None or bool(children.read_text(encoding="ascii").strip()))
+            wait_until(lambda: process.poll() is not None or bool(children.read_text(encoding="ascii").strip()))
             if process.poll() is not None:
                 pytest.skip("this user may not make a pid namespace")
             inside = int(children.read_text(encoding="ascii"))

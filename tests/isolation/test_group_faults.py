@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from isolation.cgroup import CpusetHierarchy, find_hierarchy
+from isolation.cgroup import CpusetHierarchy
 from isolation.cpuset import CpuSet, NodeSet
 from isolation.enforcer import Drift, Enforcer, Released, Target, Undo
 from isolation.errors import ApplyFailed, CgroupRefused, CgroupVanished
@@ -28,13 +28,10 @@ ON_1 = IsolationSpec(cpus=CpuSet.parse("1"))
 
 
 @pytest.fixture
-def hierarchy() -> CpusetHierarchy:
-    found = find_hierarchy()
-    if found is None or found.refusal is not None or not os.access(found.mount, os.W_OK):
-        pytest.skip("needs root and a writable cpuset hierarchy")
+def hierarchy(hierarchy: CpusetHierarchy) -> CpusetHierarchy:
     if not CpuSet.parse("0-1") <= read_topology().usable:
         pytest.skip("needs CPUs 0 and 1")
-    return found
+    return hierarchy
 
 
 @contextmanager

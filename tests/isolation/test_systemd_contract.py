@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Protocol
@@ -19,12 +18,12 @@ from isolation.systemd import Systemd
 from isolation.topology import Topology, read_topology
 from isolation.undo import Mechanism, Undo
 from tests.fakes.kernel import FakeKernel
+from tests.fakes.processes import wait_until
 from tests.fakes.systemd import FakeSystemd, enforcer_of, private_bus
 from tests.vm.init import ask_manager, real_systemd, start_unit, stop_unit
 
 ON_01 = IsolationSpec(cpus=CpuSet.parse("0-1"))
 ON_01_NODE_0 = IsolationSpec(cpus=CpuSet.parse("0-1"), mems=NodeSet.parse("0"))
-_LIMIT_S = 10.0
 
 
 class World(Protocol):
@@ -100,13 +99,6 @@ class RealWorld:
         )
 
 
-def _until(true: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + _LIMIT_S
-    while not true():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
-
-
 @pytest.fixture(scope="module", params=["fake", "real"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     with ExitStack() as stack:
@@ -171,7 +163,7 @@ def test_the_mask_has_the_lowest_cpu_first(world: World, unit: Start) -> None:
 def test_properties_are_set_and_cleared_until_reboot(world: World, unit: Start) -> None:
     name, group = unit()
     world.units.allow(name, {"cpus": IdSet.parse("2-3")})
-    _until(lambda: text(world, group, "cpuset.cpus.effective") == "2-3")
+    wait_until(lambda: text(world, group, "cpuset.cpus.effective") == "2-3")
     there = properties(world, name)
     world.units.allow(name, {"cpus": IdSet()})
 
@@ -191,7 +183,7 @@ def test_what_is_written_behind_systemds_back_is_not_in_the_property(world: Worl
     found = properties(world, name), text(world, group, "cpuset.cpus")
     world.units.allow(name, {"cpus": IdSet.parse("0-2")})  # the same again
 
-    _until(lambda: text(world, group, "cpuset.cpus") == "0-2")
+    wait_until(lambda: text(world, group, "cpuset.cpus") == "0-2")
     assert found == (("0-2", ""), "1")
 
 
@@ -270,7 +262,7 @@ def test_fault_42_daemon_reload_keeps_what_is_set_and_a_foreign_write_is_repaire
     drifts = enforcer.verify(target, ON_01, undo)
     repaired = enforcer.apply("web", target, ON_01, undo)
     world.units.allow(name, {"cpus": IdSet()})
-    _until(lambda: bool(enforcer.verify(target, ON_01, undo)))
+    wait_until(lambda: bool(enforcer.verify(target, ON_01, undo)))
     enforcer.apply("web", target, ON_01, undo)
     clean = enforcer.verify(target, ON_01, undo)
     enforcer.release(undo)
@@ -308,7 +300,7 @@ def test_a_wish_that_the_kernel_does_not_grant_leaves_the_unit_as_it_was(world: 
     name, group = unit(allowed="2-3")
     everything = IdSet.parse(text(world, "", "cpuset.cpus.effective"))
     world.units.allow("system.slice", {"cpus": IdSet.parse("2-3")})
-    _until(lambda: text(world, "/system.slice", "cpuset.cpus.effective") == "2-3")
+    wait_until(lambda: text(world, "/system.slice", "cpuset.cpus.effective") == "2-3")
     enforcer, target = world.enforcer(), Target(cgroup_path=group)
     undo = enforcer.snapshot("web", target)
     try:
@@ -317,7 +309,7 @@ def test_a_wish_that_the_kernel_does_not_grant_leaves_the_unit_as_it_was(world: 
         left = properties(world, name), text(world, group, "cpuset.cpus")
     finally:
         world.units.allow("system.slice", {"cpus": everything})
-        _until(lambda: text(world, "/system.slice", "cpuset.cpus.effective") == str(everything))
+        wait_until(lambda: text(world, "/system.slice", "cpuset.cpus.effective") == str(everything))
         world.units.allow("system.slice", {"cpus": IdSet()})
 
     assert left == (("2-3", ""), "2-3")

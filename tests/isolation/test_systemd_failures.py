@@ -9,9 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from isolation.cgroup import CpusetHierarchy
 from isolation.cpuset import CpuSet, IdSet
-from isolation.enforcer import Enforcer, Mechanism, Target
+from isolation.enforcer import Mechanism, Target
 from isolation.errors import ApplyFailed, CgroupVanished, SystemdUnreachable, UndoFailed
 from isolation.spec import IsolationSpec
 from isolation.systemd import Systemd, _from_bytes, _to_bytes
@@ -219,15 +218,7 @@ def test_a_stopped_unit_gets_its_properties_back_for_its_next_start(bench: Bench
 def test_cpuset_v1_is_not_systemds() -> None:
     kernel = FakeKernel(version=1)
     kernel.groups["/a"] = FakeGroup(CpuSet.parse("0-3"), IdSet.parse("0-1"))
-    enforcer = Enforcer(
-        make_topology(packages=2, cores_per_llc=2),
-        files=kernel,
-        affinity=kernel,
-        handles=kernel,
-        hierarchy=CpusetHierarchy(version=1, mount=kernel.mount),
-        mechanism=Mechanism.CGROUP_V1,
-        units=Systemd(bus="/dev/null"),  # no socket: asking it would raise
-    )
+    enforcer = enforcer_of(kernel, Systemd(bus="/dev/null"))  # no socket: asking it would raise
 
     assert enforcer.snapshot("a", Target(cgroup_path="/a")).unit is None
 

@@ -137,18 +137,8 @@ def test_a_second_group_is_left_out_where_it_cannot_be_counted() -> None:
 
 
 @pytest.mark.root
-def test_a_cgroup_is_counted_on_its_cpus() -> None:
-    mount = next(
-        (
-            Path(line.split()[1])
-            for line in Path("/proc/mounts").read_text().splitlines()
-            if line.split()[2] == "cgroup2"
-        ),
-        None,
-    )
-    if mount is None or not os.access(mount, os.W_OK):
-        pytest.skip("needs root and cgroup v2")
-    folder = mount / f"cotenant-counters-{os.getpid()}"
+def test_a_cgroup_is_counted_on_its_cpus(cgroup2: Path) -> None:
+    folder = cgroup2 / f"cotenant-counters-{os.getpid()}"
     folder.mkdir()
     spin = "import time\nuntil = time.process_time() + 0.2\nwhile time.process_time() < until: pass"
     try:
