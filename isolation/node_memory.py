@@ -79,7 +79,9 @@ class NodeMemory:
 
 
 def read_node_memory(*, files: KernelFiles = HOST_FILES, root: str = "") -> tuple[NodeMemory, ...]:
-    """Return the nodes that have memory, lowest first, from nodeN/meminfo or /proc/meminfo (one node, no NUMA).
+    """Return the nodes that have memory, lowest first, from nodeN/meminfo; from /proc/meminfo where there is but one.
+
+    For that one has all that there is, and some hypervisors tell the node a part of it.
 
     Free is MemFree and Inactive(file) without the pages that must be written to disk first (Dirty, Writeback): the
     kernel drops those before it fails. Active(file) is not counted though it could be dropped too: a model that is
@@ -91,8 +93,10 @@ def read_node_memory(*, files: KernelFiles = HOST_FILES, root: str = "") -> tupl
     except FileNotFoundError:
         names = []
     paths = {int(name.removeprefix("node")): f"{folder}/{name}/meminfo" for name in names}
+    if len(paths) <= 1:
+        paths = {next(iter(paths), 0): f"{root}/proc/meminfo"}
     found = []
-    for node, path in sorted((paths or {0: f"{root}/proc/meminfo"}).items()):
+    for node, path in sorted(paths.items()):
         told = {name: int(kilobytes) << 10 for name, kilobytes in _FIELD.findall(files.read(path))}
         if told.get("MemTotal"):
             clean = told.get("Inactive(file)", 0) - told.get("Dirty", 0) - told.get("Writeback", 0)

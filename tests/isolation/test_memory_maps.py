@@ -115,6 +115,16 @@ def test_more_dirty_pages_than_inactive_ones_take_nothing_from_what_is_free(tmp_
     assert found.free_bytes == 100 << 10
 
 
+def test_the_only_node_has_all_that_there_is_whatever_part_of_it_it_is_told_to_have(tmp_path: Path) -> None:
+    for file, total in (("sys/devices/system/node/node0/meminfo", 10_000), ("proc/meminfo", 24_000)):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text(f"MemTotal: {total} kB\nMemFree: {total // 2} kB\n")
+
+    assert read_node_memory(root=str(tmp_path)) == (
+        NodeMemory(node=0, total_bytes=24_000 << 10, free_bytes=12_000 << 10),
+    )
+
+
 def test_real_memory_of_a_kernel_without_node_folders_is_node_0(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text(Path("/proc/meminfo").read_text())
