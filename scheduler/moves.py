@@ -106,7 +106,9 @@ class Moves:
         went, and after ever more turns. So is a class refused for want of one.
         """
         view = self._viewer.current()
-        fixed = frozenset(one.name for one in view.placements.values() if one.state in LIVE and not self._follows(one))
+        fixed = frozenset(
+            one.name for one in view.placements.values() if one.state in LIVE and not self._follows(one, view)
+        )
         known = self._dealt
         if known is None or not known.is_of(view, fixed):
             self._backoff.hurry()
@@ -120,20 +122,25 @@ class Moves:
         if refused and changed:
             self._give(wanted, refused)  # classes that the others left may be free now
 
-    def _follows(self, placement: Placement) -> bool:
-        """Tell whether a placement is one that changes with who is here, now or once it is completed."""
+    def _follows(self, placement: Placement, view: View) -> bool:
+        """Tell whether a placement is one that changes with who is here, now or once it is completed.
+
+        One that was placed when there was no resctrl cannot be sent home from a class, so it gets none.
+        """
+        held = self._held.get(placement.name)
+        recorded = held is None or held.undo.resctrl is not None or view.ledger.controls is None
         ours = placement.mechanism == self._enforcer.mechanism
-        return ours and placement.state in _SETTLED | {PlacementState.APPLYING}
+        return recorded and ours and placement.state in _SETTLED | {PlacementState.APPLYING}
 
     def _changes(self, wanted: Mapping[str, Allotment]) -> list[tuple[Placement, Allotment]]:
         """List whose share is another one now, those first who lose some."""
-        nothing = Allotment()
+        nothing, view = Allotment(), self._viewer.current()
         changes = [
             (one, wanted.get(name, nothing))
-            for name, one in self._viewer.current().placements.items()
+            for name, one in view.placements.items()
             if one.state in _SETTLED
             and name in self._held
-            and self._follows(one)
+            and self._follows(one, view)
             and not self._owes(name)
             and _allotment(one.decision) != wanted.get(name, nothing)
         ]

@@ -20,6 +20,7 @@ from isolation.process import boot_id
 from isolation.spec import IsolationSpec
 from isolation.topology import Topology
 from scheduler import wire
+from scheduler.backoff import Backoff
 from scheduler.controller import Controller
 from scheduler.errors import JournalFailed, SchedulerError
 from scheduler.held import Held, outcome_of, sentence_of, spec_of
@@ -61,6 +62,7 @@ class Reconciler:
         self._told: dict[tuple[str, Hashable], str] = {}  # by name and matter: the failure that was told last
         self._orphans: set[str] = set()  # groups of ours that no record knows, as of the last turn
         self._locked = ""  # why resctrl cannot be written in this turn
+        self._backoff = Backoff()  # of what could not be set right
 
     def reconcile(self) -> None:
         """Compare belief with kernel for every live placement and repair once."""
@@ -72,6 +74,8 @@ class Reconciler:
 
     def _reconcile(self) -> None:
         self._locked = ""
+        self._backoff.turn()
+        self._backoff.keep(self._held.keys())
         self._guarded("", self._controller.pay, "journal")
         self._guarded("", self._hotplug.notice, "host")
         with self._enforcer.looking_once():
@@ -172,6 +176,10 @@ class Reconciler:
 
     def _fit(self, placement: Placement, held: Held, before: Topology) -> None:
         """Set a placement up for the host as it is now, after CPUs or nodes came or went; no drift of anybody's."""
+        spec, previous = self._hotplug.spec(placement), spec_of(placement.decision).within(before)
+        matter = (placement.created_unix_s, spec, previous)
+        if not self._backoff.due(placement.name, matter):
+            return
         if (decision := self._hotplug.replanned(placement)) is not None:
             try:
                 with self._waiting_once(placement, held):
@@ -181,18 +189,23 @@ class Reconciler:
             else:
                 self._hotplug.settled(placement.name)
                 return
-        spec, previous = self._hotplug.spec(placement), spec_of(placement.decision).within(before)
         if spec == previous and not self._enforcer.verify(held.target, spec, held.undo):
             self._hotplug.settled(placement.name)
             return
         try:
             applied = self._apply(placement, held, previous)
-        except IsolationError as error:  # taken back; tried again at the next turn
+        except IsolationError as error:  # taken back; tried again, ever more rarely
+            self._failed(placement, matter, error)
             self._keep_partial(placement, held, f"could not be fitted to the CPUs that are online: {error}")
             return
+        self._backoff.succeeded(placement.name)
         self._hotplug.settled(placement.name)
         done = outcome_of(placement, applied, self._enforcer.topology)
         self._change(done, held, "hotplug", self._hotplug.note(done) or f"as wished again: {sentence_of(done)}")
+
+    def _failed(self, placement: Placement, matter: Hashable, error: IsolationError) -> None:
+        if not is_locked(error):  # that is over with the lock, and waited for once a turn
+            self._backoff.failed(placement.name, matter)
 
     def _keep_partial(self, placement: Placement, held: Held, detail: str) -> None:
         if placement.state is not PlacementState.PARTIAL:
@@ -209,11 +222,16 @@ class Reconciler:
         if foreign and held.repaired_at_s is not None and now_s - held.repaired_at_s < _CONTEST_WINDOW_S:
             self._change(replace(placement, state=PlacementState.CONTESTED), held, "contested", told)
             return
+        matter = (placement.created_unix_s, spec, drifts)
+        if not self._backoff.due(placement.name, matter):
+            return
         try:
             applied = self._apply(placement, held)
-        except IsolationError as error:  # taken back; tried again at the next turn
+        except IsolationError as error:  # taken back; tried again, ever more rarely
+            self._failed(placement, matter, error)
             self._keep_partial(placement, held, f"repair failed: {error}")
             return
+        self._backoff.succeeded(placement.name)
         done = outcome_of(placement, applied, self._enforcer.topology)
         if foreign:
             held = replace(held, repaired_at_s=now_s)
@@ -298,6 +316,8 @@ class Reconciler:
         try:
             applied = self._apply(placement, held)
         except IsolationError as error:
+            if is_locked(error):  # to give back would wait for it as well
+                raise
             if self._is_first(held):  # what was done before the crash is not among the steps taken back
                 self._controller.take_back(placement, held, ("recovered", f"undone: {error}"))
             else:  # a move: the caller relies on its placement, so it stays and is tried again
