@@ -45,10 +45,10 @@ def allocate(size_bytes: int) -> NDArray[np.intp]:
     return words
 
 
-def cycle(size_bytes: int, seed: int = 1) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def cycle(size_bytes: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Give memory whose lines point at each other in one random cycle, and the order of that cycle (word indices)."""
     lines = max(2, size_bytes // LINE_BYTES)
-    order = np.random.default_rng(seed).permutation(lines).astype(np.intp) * _WORDS
+    order = np.random.default_rng(1).permutation(lines).astype(np.intp) * _WORDS
     memory = allocate(lines * LINE_BYTES)
     memory[order] = np.roll(order, -1)
     return memory, order
@@ -76,8 +76,8 @@ class Streaming:
 class RandomReads:
     """Follows thousands of chains at a time, so that many loads are in flight; units are loads of one line each."""
 
-    def __init__(self, size_bytes: int, seed: int = 1) -> None:
-        self._memory, order = cycle(size_bytes, seed)
+    def __init__(self, size_bytes: int) -> None:
+        self._memory, order = cycle(size_bytes)
         chains = min(_CHAINS, len(order) // 2)
         self._here = order[:: len(order) // chains][:chains].copy()
         self._there = np.empty_like(self._here)
@@ -94,9 +94,9 @@ class RandomReads:
 class DependentLoads:
     """Follows one chain, each load waiting for the one before; units are loads."""
 
-    def __init__(self, library: ctypes.CDLL, size_bytes: int, seed: int = 1) -> None:
+    def __init__(self, library: ctypes.CDLL, size_bytes: int) -> None:
         self._library = library
-        self._memory, _order = cycle(size_bytes, seed)
+        self._memory, _order = cycle(size_bytes)
         self._pointer = ctypes.c_void_p(self._memory.ctypes.data)
         self._at = 0
 

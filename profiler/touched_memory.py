@@ -10,10 +10,10 @@ import statistics
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 
 from profiler.procfs import PROC
 
+_LOOKS = 5
 _DENSE_RATIO = 0.75  # of a mapping's pages: an array that is worked through, not code and scattered objects
 
 
@@ -26,15 +26,15 @@ class Touched:
     spread_bytes: float  #: standard deviation between the looks
 
 
-def touched(pids: Collection[int], *, span_s: float = 0.1, looks: int = 5, root: Path = PROC) -> Touched | str:
+def touched(pids: Collection[int], *, span_s: float = 0.1) -> Touched | str:
     """Look several times at what these processes touch within a span; gives why not where the kernel does not tell."""
     totals, dense = [], []
-    for _ in range(looks):
+    for _ in range(_LOOKS):
         try:
             for pid in pids:
-                (root / str(pid) / "clear_refs").write_text("1")
+                (PROC / str(pid) / "clear_refs").write_text("1")
             time.sleep(span_s)
-            found = [referenced((root / str(pid) / "smaps").read_bytes()) for pid in pids]
+            found = [referenced((PROC / str(pid) / "smaps").read_bytes()) for pid in pids]
         except ProcessLookupError:
             return "the workload ended meanwhile"
         except OSError as error:

@@ -54,9 +54,8 @@ class Controller:
         self._held = held
         self._boot_id = boot_id(files=files)
         self._reserved: set[str] = set()  # names of stored records that cannot be read: they must not be overwritten
-        self._owed: dict[
-            str, Callable[[], None]
-        ] = {}  # by placement, or request: what the journal could not save when it was due
+        #: By placement, or request: what the journal could not save when it was due.
+        self._owed: dict[str, Callable[[], None]] = {}
         self._moves = Moves(
             enforcer=enforcer,
             journal=journal,
@@ -127,10 +126,6 @@ class Controller:
             return answer
 
         return self._writer.run(job)
-
-    def note_event(self, workload: str, kind: str, detail: str) -> None:
-        """Save one event."""
-        self._writer.run(lambda: self._journal.event(workload, time.time(), kind, detail))
 
     def move(self, before: Placement, after: Placement) -> Placement:
         """Apply another decision for a placement; on the writer thread, for the reconciler."""
