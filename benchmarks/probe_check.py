@@ -25,7 +25,8 @@ from rich.table import Table
 from isolation.cpuset import CpuSet
 from isolation.topology import read_topology
 from profiler.command import PinnedCommand
-from profiler.probing import SENSITIVITY, ProbeResult, measure
+from profiler.probing import ProbeResult, measure
+from profiler.sensitivity import SENSITIVITY
 
 _FOOTPRINTS_MIB = (1, 4, 16, 64)
 _SHARES = (0.15, 0.4, 0.8, 1.0)  # not those the probes compare with, but for the last

@@ -40,6 +40,7 @@ from profiler.tokens import token_features
 _TICK_S = 0.05
 _SAMPLES = 12  # of /proc in a window, a second apart at most
 _IDLE_CHECK_S = 0.3
+_PROBE_LIMIT_S = 38.0  # a profile takes a minute: getting ready, warming up and two windows have the rest
 _WINDOWS = 2  # a window that does not agree with itself is measured again, once
 
 Report = Callable[[float, str], None]
@@ -346,6 +347,7 @@ def _probe(workload: PinnedCommand, plan: _Plan, findings: Findings, *, curve: b
         folder=workload.folder,
         pids=workload.family(),
         curve=curve,
+        limit_s=_PROBE_LIMIT_S,
         slice_s=SLICE_S if duty > 0.9 else 2 * SLICE_S,
         on_progress=lambda share: report(0.6 + 0.4 * share, "probing the cache"),
     )

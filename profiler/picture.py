@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from profiler.records import WorkloadProfile
@@ -67,11 +68,26 @@ def draw_profile(profile: WorkloadProfile) -> str:
     return "\n".join(lines)
 
 
+def told_bytes(value: float) -> str:
+    """Write an amount of memory."""
+    return _prefixed(value, "B", _BINARY)
+
+
+def told_rate(bytes_per_s: float) -> str:
+    """Write a bandwidth."""
+    return _prefixed(bytes_per_s, "B/s", _PREFIXES)
+
+
 def _told(value: float, scale: Scale) -> str:
     if scale.unit == "%":
         return f"{value:.0%}"
-    prefixes = _BINARY if scale.unit == "B" else _PREFIXES
-    for size, prefix in prefixes if scale.unit else ():
+    if scale.unit == "B":
+        return told_bytes(value)
+    return _prefixed(value, scale.unit, _PREFIXES if scale.unit else ())
+
+
+def _prefixed(value: float, unit: str, prefixes: Sequence[tuple[float, str]]) -> str:
+    for size, prefix in prefixes:
         if value >= size:
-            return f"{value / size:.3g} {prefix}{scale.unit}"
-    return f"{value:.3g} {scale.unit}".rstrip()
+            return f"{value / size:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()

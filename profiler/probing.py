@@ -32,19 +32,10 @@ from profiler.memory_kernels import Kernel, RandomReads, Streaming
 from profiler.probes import Probe
 from profiler.progress import WorkLog
 from profiler.records import PROFILE_FEATURES, Feature, Source
-from profiler.tokens import steady_rate
+from profiler.sensitivity import SENSITIVITY
+from profiler.tokens import RateBasis, rate_basis, steady_rate
 from profiler.touched_memory import touched
 
-#: The sensitivity curve: feature -> kind of probe, its bytes as a part of the cache, its share of the time.
-SENSITIVITY: dict[str, tuple[str, float, float]] = {
-    "cache_eighth_sf": ("reader", 1 / 8, 1.0),
-    "cache_quarter_sf": ("reader", 1 / 4, 1.0),
-    "cache_half_sf": ("reader", 1 / 2, 1.0),
-    "cache_full_sf": ("reader", 1.0, 1.0),
-    "stream_quarter_sf": ("pressure", 4.0, 0.25),
-    "stream_half_sf": ("pressure", 4.0, 0.5),
-    "cache_sensitivity_sf": ("pressure", 4.0, 1.0),
-}
 _STREAM_SHARES = (0.25, 0.5, 1.0)
 _ROUNDS = 3
 _CURVE_ROUNDS = 2  # of all levels but the last, which is what models and prediction stand on
@@ -70,6 +61,8 @@ class _Probing:
     slice_s: float
     slices: int
     on_progress: Callable[[float], None]
+    basis: RateBasis
+    deadline_s: float
     features: list[Feature] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     done: int = 0
@@ -103,17 +96,26 @@ def measure(
     slice_s: float = 0.5,
     pids: Collection[int] = (),
     curve: bool = True,
+    limit_s: float = math.inf,
     on_progress: Callable[[float], None] | None = None,
 ) -> ProbeResult:
     """Probe a running workload of ours from another CPU of its LLC; it is paused now and then and left running.
 
-    pids: all its processes, if there are more than the one that was started. curve: all of SENSITIVITY, some eleven
-    seconds more than only full pressure.
+    Until now it ran alone: that decides what its rate is. pids: all its processes, if there are more than the one that
+    was started. curve: all of SENSITIVITY, some fifteen seconds more than only full pressure; left out, with a note,
+    if limit_s would be exceeded by it.
     """
     reporter_slices = 1 + 2 * _ROUNDS * 3 + 1 + 2 * _ROUNDS * (2 + len(_STREAM_SHARES))
     levels = _levels(curve=curve)
     slices = reporter_slices + 1 + 2 * sum(map(len, levels))
-    state = _Probing(slice_s, slices, on_progress or (lambda _share: None))
+    now_s = time.monotonic()
+    state = _Probing(
+        slice_s=slice_s,
+        slices=slices,
+        on_progress=on_progress or (lambda _share: None),
+        basis=_basis(workload.progress, now_s, _WORKLOAD_SLICE_RATIO * slice_s),
+        deadline_s=now_s + limit_s,
+    )
     _footprint(pids or (workload.pid,), state)
     press_cpu = next(iter(cpus))
     workload.pause()
@@ -126,8 +128,10 @@ def measure(
                 probe.pause()
                 return probe
 
+            started_s = time.monotonic()
             streams = {f"stream-{share:g}": start("stream", share) for share in _STREAM_SHARES}
             copier = start("pressure", 1.0)
+            each_start_s = (time.monotonic() - started_s) / (len(streams) + 1)
             reads = _beside(RandomReads(llc_bytes // 2), {"copier": copier, _WORKLOAD: workload}, state)
             _pressure(reads.factors, state)
             found = _beside(Streaming(4 * llc_bytes), {**streams, _WORKLOAD: workload}, state)
@@ -137,6 +141,11 @@ def measure(
         workload.resume()
     time.sleep(_SETTLE_S)
     if workload.poll() and workload.progress.covered_s is not None:
+        if curve and time.monotonic() + _sensitivity_s(levels, state, each_start_s) > state.deadline_s:
+            levels = _levels(curve=False)
+            state.notes.append(
+                f"only full pressure was tried: the whole curve would not have fitted into {limit_s:g} s"
+            )
         _sensitivity(workload, levels, state, cpu=probe_cpu, llc_bytes=llc_bytes, folder=folder)
     else:
         state.notes.append("cache sensitivity unknown: the workload reports no progress while it runs")
@@ -181,7 +190,8 @@ def _beside(kernel: Kernel, sides: Mapping[str, PinnedCommand], state: _Probing)
             during = _cost(kernel, slice_s)
             if side is not None:
                 side.pause()
-                rate = _rate(side.progress, started_s, time.monotonic())
+                basis = state.basis if name == _WORKLOAD else RateBasis.WORK
+                rate = slice_rate(side.progress, basis, started_s, time.monotonic())
                 if rate is not None:
                     found.rates[name].append(rate)
             state.next_slice()
@@ -308,8 +318,9 @@ def _sensitivity(
     with ExitStack() as stack:
         probes: dict[str, Probe] = {}
         for name in levels[0]:
-            kind, part, share = SENSITIVITY[name]
-            probes[name] = Probe(kind, cpu, max(1 << 16, int(part * llc_bytes)), folder / name, share=share)
+            level = SENSITIVITY[name]
+            size_bytes = max(1 << 16, int(level.cache_ratio * llc_bytes))
+            probes[name] = Probe(level.kind, cpu, size_bytes, folder / name, share=level.time_ratio)
             stack.enter_context(probes[name])
             probes[name].pause()
         slowdowns: dict[str, list[float]] = {name: [] for name in probes}
@@ -336,14 +347,29 @@ def _slice(log: WorkLog, seconds: float, state: _Probing) -> float | None:
     state.next_slice()
     started_s = time.monotonic()
     time.sleep(seconds)
-    return _rate(log, started_s, time.monotonic())
+    return slice_rate(log, state.basis, started_s, time.monotonic())
 
 
-def _rate(log: WorkLog, start_s: float, end_s: float) -> float | None:
-    """Give work per second over the part of the slice that progress lines cover; None = too little to say."""
+def _sensitivity_s(levels: Sequence[Sequence[str]], state: _Probing, each_start_s: float) -> float:
+    """Say how long these levels take."""
+    slices = 1 + 2 * sum(map(len, levels))
+    return len(levels[0]) * each_start_s + slices * (_WORKLOAD_SLICE_RATIO * state.slice_s + _SETTLE_S)
+
+
+def _basis(log: WorkLog, now_s: float, slice_s: float) -> RateBasis:
+    """Decide once what this workload's slices compare: speed of decoding, or work."""
     log.poll()
-    if (decoding := steady_rate(log.events, start_s, end_s)) is not None:
-        return decoding
+    return RateBasis.WORK if log.covered_s is None else rate_basis(log.events, log.covered_s[0], now_s, slice_s)
+
+
+def slice_rate(log: WorkLog, basis: RateBasis, start_s: float, end_s: float) -> float | None:
+    """Give the rate over a slice, always of the same kind; None = too little to say.
+
+    Work per second is that of the part that progress lines cover.
+    """
+    log.poll()
+    if basis is RateBasis.DECODING:
+        return steady_rate(log.events, start_s, end_s)
     if log.covered_s is None:
         return None
     end_s = min(end_s, log.covered_s[1])

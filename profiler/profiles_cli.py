@@ -20,6 +20,7 @@ from profiler.files import read_limited, write_atomically
 from profiler.picture import draw_profile
 from profiler.printing import number, print_json
 from profiler.records import WorkloadProfile
+from profiler.sensitivity import ProbeEstimate, amounts, bars, sensitivity_curve, told_amount, told_slowdown
 from profiler.store import ProfileStore
 
 profiles_app = typer.Typer(
@@ -170,8 +171,10 @@ def catalogue(*, state: _State = None, as_json: _Json = False) -> None:
 
 def print_profile(found: WorkloadProfile, *, as_json: bool) -> None:
     """Print one profile with everything that is known of it."""
+    curve, estimated = sensitivity_curve(found), amounts(found)
     if as_json:
-        print_json(asdict(found))
+        told = {"sensitivity_curve": [asdict(one) for one in curve], "amounts": [asdict(one) for one in estimated]}
+        print_json(asdict(found) | told)
         return
     typer.echo(f"{found.name}: {found.cpus} CPUs, {found.quality.value}")
     if found.window is not None:
@@ -186,8 +189,24 @@ def print_profile(found: WorkloadProfile, *, as_json: bool) -> None:
         table.add_row(one.name, *row)
     Console().print(table)
     typer.echo(draw_profile(found))
+    _print_estimates(curve, estimated)
     if found.note:
         typer.echo(f"note: {found.note}")
+
+
+def _print_estimates(curve: tuple[ProbeEstimate, ...], estimated: tuple[ProbeEstimate, ...]) -> None:
+    """Print what probes estimated, with intervals; nothing of what was not probed."""
+    if curve:
+        full, drawn = bars(curve)
+        table = Table(Column("suffers beside", no_wrap=True), "times", "interval", f"1 to {full:g} times", box=None)
+        for one, drawing in zip(curve, drawn, strict=True):
+            table.add_row(one.what, *told_slowdown(one), drawing)
+        Console().print(table)
+    if estimated:
+        table = Table(Column("takes", no_wrap=True), "about", "interval", box=None)
+        for one in estimated:
+            table.add_row(one.what, *told_amount(one))
+        Console().print(table)
 
 
 def _store(state: Path | None, context: typer.Context) -> ProfileStore:

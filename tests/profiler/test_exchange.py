@@ -15,6 +15,7 @@ from profiler.errors import RecordInvalid
 from profiler.exchange import profiles_from_json, profiles_to_json
 from profiler.picture import SCALES, draw_profile
 from profiler.records import PROFILE_FEATURES, PROFILE_SCHEMA_VERSION, Feature, Quality, Source, WorkloadProfile
+from profiler.sensitivity import amounts, bars, sensitivity_curve
 from profiler.store import ProfileStore, profile_to_json
 from tests.fakes.profiles import profile_of
 
@@ -165,3 +166,66 @@ def test_show_prints_window_table_and_bars(tmp_path: Path) -> None:
     assert "noisy" in shown
     assert "samples" in shown
     assert "note: why" in shown
+
+
+def probed(**values: tuple[float, float | None]) -> WorkloadProfile:
+    features = tuple(
+        Feature(name=name, value=value, spread=spread, source=Source.PROBE, window_s=1.0, samples=2)
+        for name, (value, spread) in values.items()
+    )
+    return replace(profile_of("a"), features=features)
+
+
+PROBED = probed(
+    cache_sensitivity_sf=(1.5, 0.25),
+    cache_eighth_sf=(1.02, None),
+    stream_half_sf=(1.25, 0.25),
+    memory_bytes_per_s=(2e9, 3e9),
+    llc_footprint_bytes=(16 * 2**20, 2**20),
+)
+
+
+def test_the_sensitivity_curve_rises_in_pressure_and_has_intervals() -> None:
+    curve = sensitivity_curve(PROBED)
+
+    assert [one.what for one in curve] == [
+        "reads over 1/8 of the cache",
+        "copying, 50% of the time",
+        "copying, 100% of the time",
+    ]
+    assert [(one.low, one.high) for one in curve] == [(None, None), (1.0, 1.5), (1.25, 1.75)]
+    assert [(one.name, one.low, one.high) for one in amounts(PROBED)] == [
+        ("memory_bytes_per_s", 0.0, 5e9),
+        ("llc_footprint_bytes", 15 * 2**20, 17 * 2**20),
+    ]
+
+
+def test_what_a_counter_measured_is_no_estimate_of_a_probe() -> None:
+    counted = replace(PROBED.features[3], source=Source.RESCTRL)
+
+    assert amounts(replace(PROBED, features=(counted,))) == ()
+
+
+def test_bars_of_the_curve_show_value_and_interval_on_one_scale() -> None:
+    full, drawn = bars(sensitivity_curve(PROBED))
+
+    assert full == 2.0
+    assert drawn == ["", "▓▓▓▓░░░░", "████▓▓▓▓░░░░"]
+    assert bars(sensitivity_curve(probed(cache_full_sf=(0.9, 0.05)))) == (1.25, [""]), "faster is no loss"
+
+
+def test_show_prints_the_curve_and_the_estimates_in_both_forms(tmp_path: Path) -> None:
+    ProfileStore(tmp_path / "profiles").save(PROBED)
+    shown = RUNNER.invoke(app, ["profiles", "show", "a", "--state", str(tmp_path)]).stdout
+    told = json.loads(RUNNER.invoke(app, ["profiles", "show", "a", "--json", "--state", str(tmp_path)]).stdout)
+
+    assert "1.25 to 1.75" in shown
+    assert "15 MiB to 17 MiB" in shown
+    assert "0 B/s to 5 GB/s" in shown
+    assert [(one["name"], one["low"], one["high"]) for one in told["sensitivity_curve"]] == [
+        ("cache_eighth_sf", None, None),
+        ("stream_half_sf", 1.0, 1.5),
+        ("cache_sensitivity_sf", 1.25, 1.75),
+    ]
+    assert told["amounts"][0]["high"] == 5e9
+    assert told["features"], "what was there stays"

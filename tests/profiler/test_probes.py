@@ -12,8 +12,11 @@ from isolation.topology import read_topology
 from profiler.command import PinnedCommand
 from profiler.errors import WorkloadFailed
 from profiler.probes import Copying, Probe, main
-from profiler.probing import SENSITIVITY, LossCurve, measure
+from profiler.probing import LossCurve, measure, slice_rate
+from profiler.progress import ProgressEvent, WorkLog
 from profiler.records import PROFILE_FEATURES
+from profiler.sensitivity import SENSITIVITY
+from profiler.tokens import RateBasis, rate_basis
 from profiler.touched_memory import Touched, referenced, touched
 
 CPUS = list(read_topology().usable)
@@ -52,7 +55,7 @@ def test_a_workload_that_sleeps_does_not_press_and_stays_running(tmp_path: Path)
         assert (name in found) != any(about in note for note in result.notes)
 
 
-def test_without_the_curve_only_full_pressure_is_tried(tmp_path: Path) -> None:
+def test_the_curve_is_left_out_when_it_would_take_too_long(tmp_path: Path) -> None:
     if len(CPUS) < 2:
         pytest.skip("probes need a second CPU")
     workload = [sys.executable, str(Path(__file__).with_name("workload.py")), "steady"]
@@ -64,11 +67,44 @@ def test_without_the_curve_only_full_pressure_is_tried(tmp_path: Path) -> None:
             llc_bytes=SMALL_LLC,
             folder=tmp_path,
             slice_s=0.1,
-            curve=False,
+            limit_s=0.0,
         )
 
-    found = {one.name for one in result.features} & set(SENSITIVITY)
-    assert found == {"cache_sensitivity_sf"} or "unknown (cache_sensitivity_sf)" in " ".join(result.notes)
+    assert "only full pressure was tried" in " ".join(result.notes)
+    assert not {one.name for one in result.features} & (set(SENSITIVITY) - {"cache_sensitivity_sf"})
+
+
+def agent_log() -> WorkLog:
+    """Ten seconds of an agent: ten tokens in 0.4 s of each second, then a tool; 80 units of work in each token."""
+    log = WorkLog()
+    for second in range(10):
+        log.events.append(ProgressEvent(second, "turn"))
+        for number in range(10):
+            at_s = second + 0.1 + 0.04 * number
+            log.events.append(ProgressEvent(at_s, "token"))
+            log.add_total(at_s, 80.0 * (10 * second + number))
+        log.events.append(ProgressEvent(second + 0.99, "tool", seconds=0.49))
+    return log
+
+
+def test_slices_of_one_workload_never_compare_two_kinds_of_rate() -> None:
+    log = agent_log()
+    basis = rate_basis(log.events, 0.1, 9.9, slice_s=0.8)
+    slices = [(second + start, second + start + 0.8) for second in range(9) for start in (0.0, 0.45)]
+    short = [slice_rate(log, basis, second + 0.45, second + 0.6) for second in range(9)]
+
+    assert basis is RateBasis.DECODING
+    assert [slice_rate(log, basis, *one) for one in slices] == pytest.approx([25.0] * len(slices))
+    assert short == [None] * 9, "between two turns it makes work in the log's eyes, but no tokens"
+    assert slice_rate(log, RateBasis.WORK, 0.1, 9.1) == pytest.approx(800.0)
+
+
+def test_a_workload_judged_by_its_work_is_so_where_tokens_come_thickly() -> None:
+    log = agent_log()
+    basis = rate_basis(log.events, 0.1, 9.9, slice_s=0.2)
+
+    assert basis is RateBasis.WORK, "most slices of 0.2 s hold fewer than four tokens"
+    assert slice_rate(log, basis, 1.1, 1.46) == pytest.approx(80 / 0.04)
 
 
 def test_a_probe_that_cannot_start_says_why(tmp_path: Path) -> None:
