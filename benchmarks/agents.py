@@ -54,12 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(engine: Engine, given: argparse.Namespace, stop: Stop, progress: ProgressWriter) -> None:
-    """Run turns until told to stop; from the first one again whenever told to begin anew."""
+    """Run turns until told to end; whenever told to stand still, begin with the first one again."""
     kind = KINDS[given.kind]
     if given.replay:
-        stop.install_rewind()
+        stop.install_parking()
     is_first = True
-    while is_first or stop.rewind():
+    while is_first or stop.park():
         scripts = [turns(kind, seed=given.seed, agent=one, agents=given.agents) for one in range(given.agents)]
         team = Team(engine, kind, scripts, seed=given.seed, stop=stop, progress=progress)
         if is_first:
@@ -97,7 +97,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=_whole_number, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=positive_seconds, default=math.inf)
-    parser.add_argument("--replay", action="store_true", help="begin with the first turn again whenever continued")
+    parser.add_argument("--replay", action="store_true", help="at SIGTSTP stand still; when continued, begin again")
     parser.add_argument(
         "--coordination",
         type=_whole_number,

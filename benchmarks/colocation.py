@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Self
 from benchmarks.errors import WorkloadSilent
 from benchmarks.workloads import Workload
 from isolation.cpuset import CpuSet
+from profiler.procfs import cpu_times_s, is_running
 from profiler.progress import ENVIRONMENT, ProgressLog
 from profiler.tokens import between_tokens_s
 
@@ -27,6 +29,8 @@ _SETTLE_S = 0.25  # caches refill and the kernel balances after somebody starts 
 _LATE_S = 0.25  # how long past a window's end to wait for a line of everybody, so that the end is covered
 _LEAST_INTERVALS = 3
 _END_S = 3.0
+_PARK_S = 3.0
+_TETHER = Path(__file__).with_name("tether.py")
 
 
 @dataclass(slots=True)
@@ -78,10 +82,12 @@ class Ratio:
 class Window:
     """What was measured in one window; times are CLOCK_MONOTONIC."""
 
+    begun_s: float  #: when those that ran were let go
     start_s: float
     end_s: float
     seen_s: float  #: when those that ran were paused again; until then their lines were read
     rates: dict[str, float]  #: by workload, per second; NaN = could not be measured
+    cpu_s: dict[str, float]  #: by workload, CPU time between start and end
 
 
 @dataclass(slots=True)
@@ -96,8 +102,8 @@ class Stage:
 
     def __exit__(self, *_exception: object) -> None:
         for one in self.members.values():
+            one.process.terminate()  # pending until it is let go, so that it does no more work
             one.process.send_signal(signal.SIGCONT)
-            one.process.terminate()
         for one in self.members.values():
             try:
                 one.process.wait(timeout=_END_S)
@@ -105,13 +111,21 @@ class Stage:
                 one.process.kill()
                 one.process.wait()
 
+    def end_dead(self) -> None:
+        """Forget members that ended by themselves, so that they can be started anew; the others stand still."""
+        for name, running in list(self.members.items()):
+            if running.process.poll() is not None:
+                del self.members[name]
+            else:
+                running.process.send_signal(signal.SIGSTOP)
+
     def start(self, workload: Workload, *, limit_s: float = 120.0) -> None:
         """Start one, wait until it reports work, pause it; raises WorkloadSilent with what it said."""
         progress = self.folder / f"{workload.name}.progress"
         errors = self.folder / f"{workload.name}.stderr"
         with errors.open("wb") as sink:
             process = subprocess.Popen(
-                workload.argv,
+                (sys.executable, "-I", "-S", str(_TETHER), str(os.getpid()), *workload.argv),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=sink,
@@ -127,26 +141,29 @@ class Stage:
                 raise WorkloadSilent(f"{workload.name!r} reported no work within {limit_s:g} s of its start")
             time.sleep(0.05)
             running.log.poll()
-        process.send_signal(signal.SIGSTOP)
+        _pause([running])
 
     def window(self, active: Sequence[str], seconds: float) -> Window:
         """Let these run for a while, the others pause; measures work per second, of agents the decoding speed.
 
         Which of the two is decided by the workload's unit, so that windows can be compared.
         """
+        pids = {name: self.members[name].process.pid for name in active}
+        begun_s = time.monotonic()
         for name in active:
             self.members[name].process.send_signal(signal.SIGCONT)
         time.sleep(_SETTLE_S)
         start_s = time.monotonic()
+        used_s = {name: sum(cpu_times_s(pid)) for name, pid in pids.items()}
         time.sleep(seconds)
         end_s = time.monotonic()
+        used_s = {name: sum(cpu_times_s(pid)) - used_s[name] for name, pid in pids.items()}
         waiting = set(active)
         while waiting and time.monotonic() < end_s + _LATE_S:
             time.sleep(0.02)
             waiting = {name for name in waiting if not self._covers(name, end_s)}
         seen_s = time.monotonic()
-        for name in active:
-            self.members[name].process.send_signal(signal.SIGSTOP)
+        _pause([self.members[name] for name in active])
         rates = {}
         for name in active:
             running = self.members[name]
@@ -154,7 +171,7 @@ class Stage:
             self._check(running)
             measure = decoding_speed if running.workload.unit == "tokens" else work_rate
             rates[name] = measure(running.log, start_s, end_s, seen_s)
-        return Window(start_s=start_s, end_s=end_s, seen_s=seen_s, rates=rates)
+        return Window(begun_s=begun_s, start_s=start_s, end_s=end_s, seen_s=seen_s, rates=rates, cpu_s=used_s)
 
     def _covers(self, name: str, end_s: float) -> bool:
         log = self.members[name].log
@@ -168,6 +185,18 @@ class Stage:
             raise WorkloadSilent(
                 f"{running.workload.name!r} ended with code {code}" + (f": {' / '.join(said)}" if said else "")
             )
+
+
+def _pause(members: Sequence[Running]) -> None:
+    """Let all stand still; those that replay finish their step first, alone."""
+    replaying = [one for one in members if one.workload.replays]
+    for one in members:
+        one.process.send_signal(signal.SIGTSTP if one.workload.replays else signal.SIGSTOP)
+    deadline_s = time.monotonic() + _PARK_S
+    while time.monotonic() < deadline_s and any(is_running(one.process.pid) for one in replaying):
+        time.sleep(0.005)
+    for one in replaying:  # whoever could not: a stop in the middle of its step is no error
+        one.process.send_signal(signal.SIGSTOP)
 
 
 def decoding_speed(log: ProgressLog, start_s: float, end_s: float, seen_s: float) -> float:

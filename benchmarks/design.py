@@ -99,10 +99,18 @@ class CommandLine(BaseModel):
         return self.unit == "tokens"
 
 
-class _Windows(BaseModel):
+_Seconds = Annotated[float, Field(gt=0.1, le=60)]
+
+
+class Windows(BaseModel):
+    """Seconds that count of each window."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
-    solo_s: Annotated[float, Field(gt=0.1, le=60)]
-    together_s: Annotated[float, Field(gt=0.1, le=60)]
+    solo_s: _Seconds
+    solo_agents_s: _Seconds
+    together_s: _Seconds
+    crowd_processes: Annotated[int, Field(ge=2)]
+    crowd_together_s: _Seconds
 
 
 _Repetitions = Annotated[int, Field(ge=1, le=1000)]
@@ -136,7 +144,7 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     schema_: Annotated[int, Field(alias="schema")]
     seed: int
-    windows: _Windows
+    windows: Windows
     workloads: dict[str, CommandLine]
     factorial: _Factorial | None = None
     composition: _Composition | None = None
@@ -148,14 +156,23 @@ class Design:
     """All cells with their repetitions."""
 
     seed: int
-    solo_s: float
-    together_s: float
+    windows: Windows
     workloads: Mapping[str, CommandLine]
     repetitions: Mapping[Cell, int]  #: in the design's own order
 
     def agents_of(self, cell: Cell) -> tuple[Member, ...]:
         """Give the members that make tokens."""
         return tuple(member for member in cell.members if self.workloads[member.workload].is_agent)
+
+    def solo_s(self, member: Member) -> float:
+        """Give the seconds that count of a window in which the member is alone."""
+        return self.windows.solo_agents_s if self.workloads[member.workload].is_agent else self.windows.solo_s
+
+    def together_s(self, cell: Cell) -> float:
+        """Give the seconds that count of the window in which all run: longer where many share few CPUs."""
+        is_crowd = sum(member.instances for member in cell.members) >= self.windows.crowd_processes
+        shares = cell.isolation not in {Isolation.PINNING, Isolation.COMBINED}
+        return self.windows.crowd_together_s if is_crowd and shares else self.windows.together_s
 
     def chosen(self, parts: Iterable[Part], *, cells: str | None = None, repetitions: int | None = None) -> Design:
         """Keep some parts; of them cells whose name holds a shell pattern; at most so many repetitions of each.
@@ -184,8 +201,7 @@ class Design:
         """Replace the cells."""
         return Design(
             seed=self.seed,
-            solo_s=self.solo_s,
-            together_s=self.together_s,
+            windows=self.windows,
             workloads=self.workloads,
             repetitions=repetitions,
         )
@@ -234,8 +250,7 @@ def parse_design(document: Mapping[str, Any]) -> Design:
         raise DesignInvalid("the design has no cell: give it a [factorial], a [composition] or a [[breadth]]")
     return Design(
         seed=read.seed,
-        solo_s=read.windows.solo_s,
-        together_s=read.windows.together_s,
+        windows=read.windows,
         workloads=read.workloads,
         repetitions=cells,
     )

@@ -11,6 +11,7 @@ BenchmarkError
 ├── ModelWriteFailed       the model file could not be written
 ├── HostUnreadable         a kernel file about the host is missing or has another form
 ├── DesignInvalid          an experiment's design that cannot be read, or a choice that leaves nothing of it
+├── MemberUnconfined       a member of a run that could not be put where the isolation wants it, or was moved away
 ├── CampaignMismatch       runs of another class of host or another schema
 ├── RunsDamaged            a record of runs that cannot be read
 ├── RunsLocked             another campaign writes to this record
@@ -66,6 +67,10 @@ class HostUnreadable(BenchmarkError):
 
 class DesignInvalid(BenchmarkError, ValueError):
     """An experiment's design that cannot be read, or a choice that leaves nothing of it."""
+
+
+class MemberUnconfined(BenchmarkError):
+    """A member of a run that could not be put where the isolation wants it, or was moved away."""
 
 
 class CampaignMismatch(BenchmarkError):

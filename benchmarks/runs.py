@@ -53,8 +53,8 @@ class Reading:
     seconds: float
     rate_per_s: float | None  #: work per second of all instances; of agents 1 / mean time between tokens
     cpu_s: float | None  #: CPU time of all its threads
-    tokens: int | None = None
-    ttft_s: float | None = None  #: medians; from the moment the agents began their turns anew
+    token_times_s: tuple[float, ...] = ()  #: of agents, since they began their turns anew; all streams together
+    ttft_s: float | None = None  #: medians of the window
     ttlt_s: float | None = None
     tbt_s: float | None = None
     tbt_p99_s: float | None = None

@@ -1,12 +1,14 @@
 """When a workload process ends: at SIGTERM, at Ctrl-C, or after its time. Nothing is interrupted half way.
 
-One that is asked to replay begins anew whenever it is continued (SIGCONT), so that each window sees the same work.
+One that replays stops itself at SIGTSTP when its step is over, and begins its work anew when continued (SIGCONT): each
+window that it is measured in then sees the same work.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import time
 from types import FrameType
@@ -20,7 +22,7 @@ class Stop:
     def __init__(self, seconds: float = math.inf) -> None:
         self._seconds = seconds
         self._signalled = False
-        self._rewound = False
+        self._parking = False
         self.begin()
 
     def begin(self) -> None:
@@ -32,27 +34,32 @@ class Stop:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
-    def install_rewind(self) -> None:
-        """Take SIGCONT as a wish to begin anew; call in the main thread."""
-        signal.signal(signal.SIGCONT, self._on_continue)
+    def install_parking(self) -> None:
+        """Take SIGTSTP as a wish to stand still; call in the main thread."""
+        signal.signal(signal.SIGTSTP, self._on_stand_still)
 
     def reached(self) -> bool:
-        """Tell whether it is time to end, or to begin anew."""
-        return self._signalled or self._rewound or time.monotonic() >= self._end_s
+        """Tell whether it is time to end, or to stand still."""
+        return self._signalled or self._parking or time.monotonic() >= self._end_s
 
-    def rewind(self) -> bool:
-        """Tell whether only to begin anew, and take note that it is done."""
-        wished, self._rewound = self._rewound, False
-        return wished and not self.reached()
+    def park(self) -> bool:
+        """Stand still if that was wished, until continued; tells whether to begin anew."""
+        if not self._parking:
+            return False
+        self._parking = False
+        if self.reached():
+            return False
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return not self.reached()
 
     def pause(self, seconds: float) -> None:
         """Sleep, but not past the end."""
         until_s = min(self._end_s, time.monotonic() + seconds)
-        while not (self._signalled or self._rewound) and (left_s := until_s - time.monotonic()) > 0:
+        while not (self._signalled or self._parking) and (left_s := until_s - time.monotonic()) > 0:
             time.sleep(min(left_s, _SLICE_S))
 
-    def _on_continue(self, _number: int, _frame: FrameType | None) -> None:
-        self._rewound = True
+    def _on_stand_still(self, _number: int, _frame: FrameType | None) -> None:
+        self._parking = True
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signalled = True

@@ -44,6 +44,7 @@ class Workload:
     argv: tuple[str, ...]
     unit: str  #: of "work"
     description: str
+    replays: bool = False  #: stands still at SIGTSTP when its step is over, and begins anew when continued
 
 
 def catalogue() -> tuple[Workload, ...]:

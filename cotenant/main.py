@@ -26,6 +26,7 @@ SUMMARIES = {
     "release": "give a workload its earlier state back",
     "rebalance": "move placements whose predicted cost falls enough",
     "events": "list what happened",
+    "experiment": "plan, run and analyze the factorial experiment",
     "demo": "show the whole loop on this machine, at most six minutes",
 }
 

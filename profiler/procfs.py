@@ -173,6 +173,18 @@ def process_times(root: Path = PROC) -> dict[int, ProcessTime]:
     return found
 
 
+def cpu_times_s(pid: int, root: Path = PROC) -> tuple[float, float]:
+    """Give the CPU time of all threads of one process, in user and in kernel mode; NaN if it ended."""
+    stat = _stat(root / str(pid))
+    return (math.nan, math.nan) if stat is None else (int(stat[11]) / _TICKS_PER_S, int(stat[12]) / _TICKS_PER_S)
+
+
+def is_running(pid: int, root: Path = PROC) -> bool:
+    """Tell whether a process is there and not stopped."""
+    stat = _stat(root / str(pid))
+    return stat is not None and stat[0] not in "TtZX"
+
+
 def busy_s(cpus: CpuSet, root: Path = PROC) -> float:
     """Give the seconds these CPUs were busy since boot, stolen time included; NaN if /proc/stat does not list one."""
     total, seen = 0, 0

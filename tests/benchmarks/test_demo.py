@@ -126,7 +126,7 @@ def test_time_between_tokens_leaves_pauses_out_and_keeps_stalls() -> None:
         ProgressEvent(1.6, "tool", seconds=0.09),
         *(ProgressEvent(t / 100, "token") for t in range(160, 171)),
     ]
-    window = Window(start_s=1.0, end_s=1.9, seen_s=1.95, rates={})
+    window = Window(begun_s=0.9, start_s=1.0, end_s=1.9, seen_s=1.95, rates={}, cpu_s={})
 
     middle, tail = time_between_tokens_ms(events, [window])
 

@@ -1,0 +1,47 @@
+"""Slowdown of each member of a run, as paired ratios of what it did together and alone. Pure.
+
+SF = T_together / T_alone for the same work. Ordinary work: rate alone / rate together, alone = mean of the windows
+before and after. Agents begin the same turns anew in each window, so their same work is the first n tokens, n = as many
+as came in all three windows: the time until the n-th, together / alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from benchmarks.runs import Phase, Reading, Run
+
+
+def slowdown(run: Run, member: str) -> float:
+    """Give SF of one member; NaN when a window did not tell."""
+    before_s, together_s, after_s = _work_s(run.readings, member, tuple(Phase))
+    return together_s / ((before_s + after_s) / 2)
+
+
+def solo_drift(readings: Sequence[Reading], member: str) -> float:
+    """Give by what factor the two windows in which a member was alone differ, at least 1; NaN = one did not tell."""
+    before_s, after_s = _work_s(readings, member, (Phase.BEFORE, Phase.AFTER))
+    return max(before_s, after_s) / min(before_s, after_s)
+
+
+def tail_sensitivity(run: Run, member: str) -> float:
+    """Give TLS of one member: (P99 together - P99 alone) / P99 alone of the time between tokens; NaN = unknown."""
+    found = [run.reading(member, phase) for phase in (Phase.BEFORE, Phase.TOGETHER, Phase.AFTER)]
+    p99_s = [math.nan if one is None or one.tbt_p99_s is None else one.tbt_p99_s for one in found]
+    alone_s = (p99_s[0] + p99_s[2]) / 2
+    return (p99_s[1] - alone_s) / alone_s if alone_s > 0 else math.nan
+
+
+def _work_s(readings: Sequence[Reading], member: str, phases: Sequence[Phase]) -> tuple[float, ...]:
+    """Give the time that the same work took in these windows, NaN for all if one did not tell."""
+    found = {one.phase: one for one in readings if one.member == member and one.phase in phases}
+    if len(found) < len(phases):
+        return (math.nan,) * len(phases)
+    windows = [found[phase] for phase in phases]
+    if any(one.token_times_s for one in windows):
+        count = min(len(one.token_times_s) for one in windows)
+        times_s = [one.token_times_s[count - 1] if count else math.nan for one in windows]
+    else:
+        times_s = [1 / one.rate_per_s if one.rate_per_s else math.nan for one in windows]
+    return tuple(times_s) if all(one > 0 for one in times_s) else (math.nan,) * len(phases)
