@@ -32,6 +32,7 @@ from isolation.topology import read_topology
 from profiler.command import PinnedCommand
 from profiler.counters import HARDWARE, STALLS, Counters, Event
 from profiler.errors import CountersUnavailable
+from profiler.host_costs import bracketed
 from profiler.monitoring import Monitor, Watched
 
 _WORKLOADS = 16
@@ -70,10 +71,7 @@ def observer_effect(folder: Path, *, slice_s: float, rounds: int) -> list[float]
             time.sleep(0.05)
         time.sleep(1.0)
         rates = [_rate(workload, slice_s, watched=bool(number % 2)) for number in range(2 * rounds + 1)]
-        return [
-            (before + after) / 2 / during
-            for before, during, after in zip(rates[0:-1:2], rates[1::2], rates[2::2], strict=True)
-        ]
+        return [around / during for during, around in bracketed(rates)]
 
 
 def _rate(workload: PinnedCommand, slice_s: float, *, watched: bool) -> float:

@@ -78,8 +78,8 @@ def _alternating(hog: PinnedCommand, measure: Callable[[], float]) -> list[float
     return found
 
 
-def _pairs(found: Sequence[float]) -> Iterator[tuple[float, float]]:
-    """Give each value beside the hog, with the mean of the two alone around it."""
+def bracketed(found: Sequence[float]) -> Iterator[tuple[float, float]]:
+    """Give each value at an odd place with the mean of the two around it: a drift of the host cancels."""
     for before, during, after in zip(found[0:-1:2], found[1::2], found[2::2], strict=True):
         yield during, (before + after) / 2
 
@@ -92,7 +92,7 @@ def _cost(
         kernel = RandomReads(max(1 << 16, l2_bytes // 2))
         slice_s = seconds / (2 * _PAIRS + 1)
         found = _alternating(hog, lambda: average(unit_times_s(kernel, slice_s)))
-    return spread([during / alone for during, alone in _pairs(found)])
+    return spread([during / around for during, around in bracketed(found)])
 
 
 def time_share_cost(cpu: int, l2_bytes: int, seconds: float) -> Estimate:
@@ -118,11 +118,7 @@ def disk_wake_wait(cpu: int, folder: Path, seconds: float) -> Estimate | str:
     """
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file, pinned(cpu), _spinning(cpu) as hog:
-            waits: list[float] = []
-            for number in range(2 * _PAIRS + 1):
-                (hog.resume if number % 2 else hog.pause)()
-                time.sleep(_SETTLE_S)
-                waits.append(_mean_wait_s(file.fileno(), seconds / (2 * _PAIRS + 1)))
+            waits = _alternating(hog, lambda: _mean_wait_s(file.fileno(), seconds / (2 * _PAIRS + 1)))
     except OSError as error:
         return f"a scratch file in {str(folder)!r} failed: {error}"
     if not all(map(math.isfinite, waits)):
@@ -137,12 +133,7 @@ def above_alone(waits: Sequence[float]) -> Estimate | str:
     alone = statistics.median(waits[::2])
     if alone > max(_SHORT_WAIT_S, _BUSY_RATIO * statistics.median(waits[1::2])):
         return f"somebody else kept the CPU busy: {alone * 1e3:.2f} ms were waited alone"
-    return spread(
-        [
-            max(0.0, during - (before + after) / 2)
-            for before, during, after in zip(waits[0:-1:2], waits[1::2], waits[2::2], strict=True)
-        ]
-    )
+    return spread([max(0.0, during - around) for during, around in bracketed(waits)])
 
 
 def _mean_wait_s(handle: int, seconds: float) -> float:
