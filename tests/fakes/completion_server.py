@@ -101,10 +101,3 @@ def said(delta: dict[str, Any], **more: Any) -> bytes:
 def finish(**more: Any) -> bytes:
     """Give the chunk that ends a completion."""
     return event({"choices": [{"index": 0, "text": "", "finish_reason": "length"}], **more})
-
-
-def free_port() -> int:
-    """Give a port nobody listened on a moment ago, for a server that cannot choose its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

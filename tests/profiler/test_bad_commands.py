@@ -19,7 +19,8 @@ from profiler.command import PinnedCommand
 from profiler.errors import RecordInvalid, WorkloadFailed
 from profiler.procfs import members, process_times
 from profiler.records import Quality, WorkloadProfile
-from tests.fakes.completion_server import DONE, Reply, completion_server, finish, free_port, text
+from profiler.staging import free_port
+from tests.fakes.completion_server import DONE, Reply, completion_server, finish, text
 
 ONE_CPU = CpuSet.of(list(read_topology().usable)[-1:])
 WORKLOAD = [sys.executable, str(Path(__file__).with_name("workload.py"))]

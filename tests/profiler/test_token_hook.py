@@ -19,9 +19,9 @@ import pytest
 
 from benchmarks.model_file import Shape, kv_bytes, write_model
 from profiler.progress import ProgressEvent, ProgressLog, ProgressWriter
+from profiler.staging import free_port
 from profiler.token_hook import TokenHook, kv_token_bytes
 from profiler.token_stream import CompletionEndpoint
-from tests.fakes.completion_server import free_port
 
 SHAPE = Shape(name="words", layers=2, hidden=128, heads=4, kv_heads=2, ffn=256, vocab=600, tied=True, context=512)
 
