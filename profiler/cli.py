@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from isolation.cpuset import CpuSet
 from isolation.topology import Topology, read_topology
 from profiler.catalogue import Entry, read_catalogue, read_entry
 from profiler.collector import collect
-from profiler.comparison import REPEATABLE_RATIO, median_difference
+from profiler.comparison import beside_the_last
 from profiler.errors import (
     ModelDamaged,
     ProfileDamaged,
@@ -35,7 +35,7 @@ from profiler.interruption import ended_by_signals
 from profiler.observer import collect_cgroup, collect_running
 from profiler.printing import percent, print_json
 from profiler.profiles_cli import catalogue, print_profile, profiles_app
-from profiler.records import Quality, WorkloadProfile
+from profiler.records import WorkloadProfile
 from profiler.registry import Manifest, ModelRegistry
 from profiler.staging import staged
 from profiler.store import ProfileStore
@@ -165,14 +165,7 @@ def _beside_the_last(found: WorkloadProfile, store: ProfileStore) -> WorkloadPro
         before = store.load(found.name)
     except (ProfileMissing, ProfileDamaged):
         return found
-    if (before.host_fingerprint, before.cpus) != (found.host_fingerprint, found.cpus):
-        return found
-    apart = median_difference(before.features, found.features)
-    if not apart > REPEATABLE_RATIO:  # NaN compares false
-        return found
-    note = f"the median feature differs by {apart:.0%} from the run before it: not the same workload, or a noisy host"
-    quality = Quality.NOISY if found.quality is Quality.STABLE else found.quality
-    return replace(found, quality=quality, note="; ".join(one for one in (found.note, note) if one))
+    return beside_the_last(before, found)
 
 
 @app.command()

@@ -1,16 +1,23 @@
-"""How far two measurements differ, and whether that is more than their own spread. Pure."""
+"""How far two measurements differ, and whether that is more than their own spread. Pure.
+
+A feature repeats if it differs by at most a tenth (of the larger one, or of what is negligible) or by no more than two
+standard errors of its spread. A profile is noisy beside the run before it if the median feature, or the rate, of which
+all slowdowns are made, differs by more than a tenth, whatever their spread. Its note names what did not repeat.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from profiler.procfs import GroupSample, features_over
-from profiler.records import Feature, WorkloadProfile
+from profiler.records import Feature, Quality, WorkloadProfile
 
-REPEATABLE_RATIO = 0.1  #: the median feature of two runs may differ by that much
+REPEATABLE_RATIO = 0.1  #: the median feature of two runs, and their rate, may differ by that much
+_RATE = "rate_per_s"
+_NAMED = 5
 _SPREADS = 2.0  # standard errors that a difference must exceed to count
 
 #: Below these a feature is next to nothing, and twice next to nothing is no difference.
@@ -52,6 +59,48 @@ def median_difference(first: Sequence[Feature], second: Sequence[Feature]) -> fl
     theirs = {one.name: one.value for one in second}
     found = [_apart(one.name, one.value, theirs[one.name]) for one in first if one.name in theirs]
     return statistics.median(found) if found else math.nan
+
+
+def rate_difference(first: Sequence[Feature], second: Sequence[Feature]) -> float:
+    """Give how far the rates differ, as `median_difference` counts it; NaN unless both are known."""
+    rates = [[one for one in features if one.name == _RATE] for features in (first, second)]
+    return median_difference(*rates)
+
+
+def unrepeated(first: Sequence[Feature], second: Sequence[Feature]) -> tuple[tuple[str, float], ...]:
+    """Name the common features that did not repeat and how far they differ, the farthest first."""
+    theirs = {one.name: one for one in second}
+    found = []
+    for one in first:
+        if (other := theirs.get(one.name)) is None:
+            continue
+        apart = _apart(one.name, one.value, other.value)
+        if apart > REPEATABLE_RATIO and (
+            one.name == _RATE or _difference(one.name, one, other).beyond_spread is not False
+        ):
+            found.append((one.name, apart))
+    return tuple(sorted(found, key=lambda pair: (-pair[1], pair[0])))
+
+
+def beside_the_last(before: WorkloadProfile, found: WorkloadProfile) -> WorkloadProfile:
+    """Mark a profile by the one it replaces, if that is of the same CPUs and host: noisy, and what did not repeat."""
+    if (before.host_fingerprint, before.cpus) != (found.host_fingerprint, found.cpus):
+        return found
+    notes = [found.note] if found.note else []
+    quality = found.quality
+    if (apart := median_difference(before.features, found.features)) > REPEATABLE_RATIO:  # NaN compares false
+        notes.append(
+            f"the median feature differs by {apart:.0%} from the run before it: not the same workload, or a noisy host"
+        )
+    rate = rate_difference(before.features, found.features)
+    if rate > REPEATABLE_RATIO:
+        notes.append(f"the rate differs by {rate:.0%} from the run before it")
+    if quality is Quality.STABLE and (apart > REPEATABLE_RATIO or rate > REPEATABLE_RATIO):
+        quality = Quality.NOISY
+    if others := [f"{name} ({far:.0%})" for name, far in unrepeated(before.features, found.features)]:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        notes.append(f"did not repeat: {', '.join(others[:_NAMED])}{more}")
+    return replace(found, quality=quality, note="; ".join(notes))
 
 
 def halves_apart(samples: Sequence[GroupSample], cpus: int) -> str:

@@ -12,7 +12,7 @@ RATIO = 0.1  #: of their mean
 _IDLE_CORES = 0.05  # CPU use below which a difference is the clock's tick
 _GROWTH_RATIO = 0.02  # of memory over the slices; more is loading
 _GROWTH_BYTES = 4 << 20
-HALVES_RATIO = 0.15  #: by which the halves of a window may differ
+HALVES_RATIO = 0.1  #: by which the halves of a window may differ: no more than two runs may
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from profiler.cli import app
-from profiler.comparison import compare, median_difference
+from profiler.comparison import beside_the_last, compare, median_difference, rate_difference, unrepeated
 from profiler.errors import RecordInvalid
 from profiler.exchange import profiles_from_json, profiles_to_json
 from profiler.picture import SCALES, draw_profile
@@ -174,6 +174,63 @@ def probed(**values: tuple[float, float | None]) -> WorkloadProfile:
         for name, (value, spread) in values.items()
     )
     return replace(profile_of("a"), features=features)
+
+
+def run_of(*, rate: float, spread: float | None = None, **others: tuple[float, float | None]) -> WorkloadProfile:
+    """Describe a run of four samples each."""
+    planted = {"cpu_cores": (1.0, 0.01), "rss_bytes": (1e8, 1e3), "threads": (2.0, 0.0), **others}
+    features = [
+        Feature(name=name, value=value, spread=width, source=Source.PROGRESS, window_s=6.0, samples=4)
+        for name, (value, width) in {"rate_per_s": (rate, spread), **planted}.items()
+    ]
+    return replace(profile_of("a"), features=tuple(features))
+
+
+@pytest.mark.parametrize("spread", [None, 0.0, 500.0])
+def test_a_rate_that_does_not_repeat_marks_the_profile_whatever_its_spread(spread: float | None) -> None:
+    first, second = run_of(rate=100, spread=spread), run_of(rate=132, spread=spread)
+
+    assert median_difference(first.features, second.features) == 0
+    assert rate_difference(first.features, second.features) == pytest.approx(32 / 132)
+    marked = beside_the_last(first, second)
+    assert marked.quality is Quality.NOISY
+    assert "the rate differs by 24% from the run before it; did not repeat: rate_per_s (24%)" in marked.note
+
+
+def test_a_rate_within_a_tenth_repeats() -> None:
+    first, second = run_of(rate=100), run_of(rate=109)
+
+    assert beside_the_last(first, second) == second
+
+
+@pytest.mark.parametrize("name", sorted(PROFILE_FEATURES))
+def test_every_feature_that_does_not_repeat_is_named(name: str) -> None:
+    low, high = PROFILE_FEATURES[name]
+    value = min(high, max(low, 1e6))
+    same = {one: run_of(rate=100).value(one) for one in ("rate_per_s", "cpu_cores", "rss_bytes", "threads")}
+    first = profile_of("a", **(same | {name: value}))
+    second = profile_of("a", **(same | {name: value / 2}))
+
+    marked = beside_the_last(first, second)
+
+    assert [one for one, _ in unrepeated(first.features, second.features)] == [name]
+    assert f"did not repeat: {name} (" in marked.note
+    assert (marked.quality is Quality.NOISY) == (name == "rate_per_s")
+
+
+def test_a_difference_within_its_spread_repeats_and_one_beyond_does_not() -> None:
+    first = run_of(rate=100, ttft_s=(1.0, 1.0), ipc=(1.0, 0.01))
+    second = run_of(rate=100, ttft_s=(1.3, 1.0), ipc=(1.3, 0.01))
+
+    assert [one for one, _ in unrepeated(first.features, second.features)] == ["ipc"]
+    assert beside_the_last(first, second).quality is Quality.STABLE
+
+
+def test_runs_on_another_host_are_not_compared() -> None:
+    first, second = run_of(rate=100), run_of(rate=300)
+
+    assert beside_the_last(replace(first, cpus=2), second) == second
+    assert beside_the_last(replace(first, host_fingerprint="other"), second) == second
 
 
 PROBED = probed(
