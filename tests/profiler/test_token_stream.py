@@ -51,7 +51,7 @@ def test_tokens_are_written_at_the_moments_they_came(progress: ProgressWriter, l
 
     assert (answer.tokens, answer.chunks, answer.counted_by_server, answer.whole) == (4, 4, False, True)
     assert answer.ttft_s >= 0.1, "the server waited that long"
-    assert answer.ttlt_s >= answer.ttft_s + 5 * GAP_S
+    assert answer.ttlt_s >= 0.1 + 5 * GAP_S
     assert came[0] - turn.t_s >= 0.1
     assert came[2] - came[1] >= 2 * GAP_S
     assert came == sorted(came)
