@@ -12,10 +12,9 @@ from isolation.errors import ApplyFailed, ProcessGone
 from isolation.kernelfs import AffinityCalls, KernelFiles
 from isolation.process import ProcessIdentity, allowed_cpus, family, read_stat, start_of, threads
 from isolation.spec import IsolationSpec
-from isolation.steps import Steps, explain
+from isolation.steps import BUDGET_S, PASSES, Steps, explain
 from isolation.undo import Applied, Drift, Mechanism, Released, ThreadState, Undo
 
-_PASSES = 10  #: as for groups
 _CHUNK = 256  #: threads set between two looks at the clock
 
 
@@ -28,7 +27,7 @@ class ThreadAffinity:
         files: KernelFiles,
         affinity: AffinityCalls,
         proc_root: str,
-        budget_s: float = 5.0,
+        budget_s: float = BUDGET_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """After `budget_s` a placing ends, so that nobody else waits for long; the threads left are missed."""
@@ -67,7 +66,7 @@ class ThreadAffinity:
         named = {process.pid for process in processes}
         done: set[tuple[int, int]] = set()
         refused: dict[int, str] = {}
-        for _ in range(_PASSES):
+        for _ in range(PASSES):
             waiting = [
                 (state, wanted)
                 for state in self._states(processes)
@@ -120,7 +119,7 @@ class ThreadAffinity:
             if self._is_same(earlier):
                 restored += 1
                 left_over.update((told, None) for told in self._restore(earlier, earlier.cpus))
-        for _ in range(_PASSES):  # a thread not yet restored may bear one more meanwhile
+        for _ in range(PASSES):  # a thread not yet restored may bear one more meanwhile
             born = [
                 (state, main.cpus)
                 for pid in dict.fromkeys(one for pid in ours for one in self._family(pid))

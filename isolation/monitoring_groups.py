@@ -19,9 +19,7 @@ from isolation.resctrl_files import DEFAULT, ResctrlFiles, control_of
 from isolation.resctrl_homes import ThreadsNow
 from isolation.resctrl_lock import FolderLocks
 from isolation.resctrl_monitor import MonitorReading, read_monitor
-from isolation.steps import Steps
-
-_PASSES = 10  #: as of the cpuset mover
+from isolation.steps import PASSES, Steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +85,7 @@ class MonitoringGroups:
 
     def _gather(self, folder: str, threads: ThreadsNow, steps: Steps) -> Watch:
         moved: set[ThreadId] = set()
-        for _ in range(_PASSES):
+        for _ in range(PASSES):
             now = threads()
             where = self._resctrl.whereabouts()  # after the listing: a thread born inside must not look lost
             at = {one: where.get(one.tid, DEFAULT) for one in now}

@@ -25,10 +25,9 @@ from isolation.process import (
     threads,
 )
 from isolation.requested_masks import MaskKeeper
-from isolation.steps import Steps, explain
+from isolation.steps import BUDGET_S, PASSES, Steps, explain
 from isolation.undo import ThreadState, Undo
 
-_PASSES = 10  #: more than any program needed that was measured; what is outside then is reported as missed
 _WAITS = 50  #: looks at a group where everybody is exiting; freeing much memory takes a process that long
 _WAIT_S = 0.01
 #: The group is gone, has no CPUs any more, or became one that takes no tasks.
@@ -78,7 +77,7 @@ class Mover:
         files: KernelFiles,
         affinity: AffinityCalls,
         proc_root: str,
-        budget_s: float = 5.0,
+        budget_s: float = BUDGET_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """After `budget_s` a gathering ends, so that nobody else waits for long; who is outside then is missed."""
@@ -137,7 +136,7 @@ class Mover:
             listed = self._family(processes, _origins(undo), undo.threads)
             # after the listing: a thread born in the group must not look lost
             outside = self._outside(listed, self._groups.members(group), moved)
-            if passes == _PASSES or not outside or self._clock() > end_s:
+            if passes == PASSES or not outside or self._clock() > end_s:
                 lost = ((pid, tid) for pid, tids in outside.items() for tid in tids)
                 return Gathered(threads=listed, missed=frozenset(tid for pid, tid in lost if self.is_alive(pid, tid)))
             passes += 1
@@ -164,7 +163,7 @@ class Mover:
         inside: frozenset[int] = frozenset()
         record = _Record.of(undo)
         passes = waits = 0
-        while passes < _PASSES:
+        while passes < PASSES:
             try:
                 members = self._groups.members(group)
             except FileNotFoundError:
@@ -198,7 +197,7 @@ class Mover:
         """
         left_over: dict[str, None] = {}
         record = _Record.of(undo)
-        for _ in range(_PASSES):
+        for _ in range(PASSES):
             try:
                 found = self._by_process(self._groups.members(above), record)
                 if found and self._groups.children(above):

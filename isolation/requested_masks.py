@@ -14,9 +14,7 @@ from isolation.cpuset import CpuSet
 from isolation.errors import CgroupRefused
 from isolation.kernelfs import AffinityCalls, KernelFiles
 from isolation.process import ThreadId, allowed_cpus, start_of, thread_ids
-from isolation.steps import explain
-
-_PASSES = 10  #: as for groups: whoever is born while we look is found by the next pass
+from isolation.steps import PASSES, explain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +39,7 @@ class MaskKeeper:
         top = CpuSet.parse(self._groups.granted("/", "cpus"))
         seen: set[int] = set()
         found: dict[ThreadId, Requested] = {}
-        for _ in range(_PASSES):
+        for _ in range(PASSES):  # whoever is born while we look is found by the next one
             new = [(pid, tid) for pid, tid in self._threads() if tid not in seen]
             if not new:
                 break

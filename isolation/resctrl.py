@@ -17,12 +17,10 @@ from isolation.resctrl_lock import FolderLocks
 from isolation.resctrl_mask import WayMask
 from isolation.resctrl_overview import Overviews
 from isolation.resctrl_schemata import Schemata
-from isolation.steps import Steps
+from isolation.steps import BUDGET_S, PASSES, Steps
 from isolation.undo import Applied, Drift, Released, ResctrlUndo, ThreadHome
 
 _SEPARATOR = ":"  # no sign of a name, so that the groups of one daemon are not taken for those of another
-_LIMIT_S = 5.0  # for one placement's threads, each a write; what is outside then is reported as missed, too
-_PASSES = 10  #: as of the cpuset mover; what is outside then is reported as missed
 
 
 class ResctrlGroups:
@@ -335,8 +333,8 @@ class ResctrlGroups:
     def _gather(self, group: str, threads: ThreadsNow, steps: Steps) -> tuple[int, ...]:
         """Move threads in until a pass finds none outside; return those still outside after the last pass."""
         moved: set[ThreadId] = set()
-        limit_s = time.monotonic() + _LIMIT_S
-        for _ in range(_PASSES):
+        limit_s = time.monotonic() + BUDGET_S
+        for _ in range(PASSES):
             outside = self._outside(group, threads)
             if not outside:
                 return ()

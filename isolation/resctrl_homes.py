@@ -10,10 +10,8 @@ from isolation.errors import ApplyFailed, ResctrlVanished
 from isolation.kernelfs import KernelFiles
 from isolation.process import ThreadId, read_stat, read_status
 from isolation.resctrl_files import DEFAULT, ResctrlFiles, control_of
-from isolation.steps import Steps
+from isolation.steps import PASSES, Steps
 from isolation.undo import ResctrlUndo, ThreadHome
-
-_PASSES = 10  # as of the cpuset mover
 
 ThreadsNow = Callable[[], tuple[ThreadId, ...]]  #: lists the living threads of a workload, anew at each call
 
@@ -29,7 +27,7 @@ class ThreadHomes:
     def leave(self, undo: ResctrlUndo, groups: Iterable[str], threads: ThreadsNow, steps: Steps) -> None:
         """Take the workload's threads out of the groups, each a step that can be taken back; raises ApplyFailed."""
         for group in groups:
-            for _ in range(_PASSES):
+            for _ in range(PASSES):
                 homes = self._homes(group, undo, threads, alone=False)
                 if not homes:
                     break
@@ -52,7 +50,7 @@ class ThreadHomes:
         """
         told: dict[int, str] = {}
         earlier: dict[int, str] = {}
-        for _ in range(_PASSES):
+        for _ in range(PASSES):
             homes = self.strayed(undo)
             for group in groups:
                 if self._resctrl.exists(group):

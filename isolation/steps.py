@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from isolation.errors import ApplyFailed, IsolationError
 
+PASSES = 10  #: more than any program needed that was measured; whoever is outside then is missed
+BUDGET_S = 5.0  #: for moving one placement's threads, by whatever means; whoever is outside then is missed
+
 #: What the kernel means, measured on cgroup v1 and documented for v2.
 _MEANING = {
     errno.EACCES: "outside what the parent group allows, or no permission",
