@@ -88,36 +88,38 @@ def anova(
         terms.append((BLOCK,))
     coded = {name: _contrasts(given) for name, given in levels.items()}
     columns = {term: _product([coded[name] for name in term]) for term in terms}
-    centred = y - y.mean()
-    model = _Model(columns, centred / np.abs(centred).max())  # scaled: squares neither overflow nor vanish
+    largest_value = float(np.abs(y).max())
+    scaled = y / largest_value  # so that squares neither overflow nor vanish
+    model = _Model(columns, scaled - scaled.mean())
     if reason := _not_separable(model, levels, terms):
         return replace(empty, reason=reason)
-    return _table(empty, model, terms, float(np.abs(centred).max()) ** 2)
+    return _table(empty, model, terms, largest_value * largest_value)
 
 
 class _Model:
-    """Least squares of one outcome on columns grouped by term."""
+    """Least squares of one outcome on columns grouped by term; the long arrays are decomposed once."""
 
     def __init__(self, columns: Mapping[_Factors, FloatArray], outcome: FloatArray) -> None:
-        self._columns = columns
-        self._outcome = outcome
+        ends = np.cumsum([1, *(one.shape[1] for one in columns.values())]).tolist()
+        self._places = dict(zip(columns, map(range, ends, ends[1:]), strict=False))
+        orthogonal, self._triangle = np.linalg.qr(np.hstack([np.ones((outcome.size, 1)), *columns.values()]))
+        self._inside = orthogonal.T @ outcome
+        rest = outcome - orthogonal @ self._inside
+        self._outside = float(rest @ rest)
         self.total = float(outcome @ outcome)
-        self.parameters = 1 + sum(one.shape[1] for one in columns.values())
+        self.parameters = int(ends[-1])
 
     def degrees(self, term: _Factors) -> int:
-        return int(self._columns[term].shape[1])
+        return len(self._places[term])
 
     def rank(self) -> int:
-        return int(np.linalg.matrix_rank(self._matrix(self._columns)))
+        return int(np.linalg.matrix_rank(self._triangle))
 
     def left(self, terms: Sequence[_Factors]) -> float:
         """Give the sum of squares that these terms leave over."""
-        matrix = self._matrix(terms)
-        rest = self._outcome - matrix @ np.linalg.lstsq(matrix, self._outcome, rcond=None)[0]
-        return float(rest @ rest)
-
-    def _matrix(self, terms: Sequence[_Factors] | Mapping[_Factors, FloatArray]) -> FloatArray:
-        return np.hstack([np.ones((self._outcome.size, 1)), *(self._columns[one] for one in terms)])
+        chosen = self._triangle[:, [0, *(place for term in terms for place in self._places[term])]]
+        rest = self._inside - chosen @ np.linalg.lstsq(chosen, self._inside, rcond=None)[0]
+        return self._outside + float(rest @ rest)
 
 
 def _table(empty: Anova, model: _Model, terms: Sequence[_Factors], unit: float) -> Anova:

@@ -115,6 +115,8 @@ def _with_interval(asked: Effect, d: float, *, degrees: int, scale: float) -> Ef
     """Complete an effect whose t is d / scale."""
     if not math.isfinite(d):
         return replace(asked, reason=_IMPRECISE)
+    if asked.hedges and degrees < 2:
+        return replace(asked, reason="d of 1 degree of freedom has no expectation that could be corrected")
     # Of -t the noncentralities are those of t with their signs turned, and the distribution is exact on that side only.
     t, outside = abs(d) / scale, (1 - asked.confidence) / 2
     ends = sorted(math.copysign(1, d) * scale * _noncentrality(t, degrees, share) for share in (outside, 1 - outside))
@@ -150,8 +152,6 @@ def _noncentrality(t: float, degrees: int, share: float) -> float:
 
 
 def _hedges_correction(degrees: int) -> float:
-    """Give the exact factor that makes d unbiased; NaN for one degree of freedom, where it has no expectation."""
-    if degrees < 2:
-        return math.nan
+    """Give the exact factor that makes d unbiased, for at least 2 degrees of freedom."""
     gamma = special.gammaln
     return float(np.exp(gamma(degrees / 2) - gamma((degrees - 1) / 2)) / math.sqrt(degrees / 2))

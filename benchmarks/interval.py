@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from benchmarks.sample import FloatArray, as_pairs, as_sample, constant, flaw, unwarned
+from benchmarks.sample import FloatArray, as_pairs, as_sample, constant, counted, flaw, unwarned
 
 RESAMPLES = 4000
 
@@ -138,8 +138,8 @@ def _not_resampled(known: Interval, samples: tuple[FloatArray, ...]) -> str:
     least = least_units(known.confidence)
     units = min(one.size for one in samples) if known.clusters is None else known.clusters
     if units < least:
-        kind = "values" if known.clusters is None else "clusters"
-        return f"{units} {kind} resampled give no interval of {known.confidence:.0%}, at least {least} do"
+        few = counted(units, "value" if known.clusters is None else "cluster")
+        return f"{few} to resample: an interval of {known.confidence:.0%} needs at least {least}"
     if all(constant(one) for one in samples):
         return f"no spread: all values are {samples[0][0]:g}"
     return "" if math.isfinite(known.estimate) else "the statistic of these values is undefined"

@@ -35,18 +35,19 @@ def as_pairs(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[FloatArray, F
 def flaw(values: FloatArray, *, least: int = 2, varied: bool = True, name: str = "the sample") -> str:
     """Say why nothing can be computed from a sample; empty if something can."""
     if values.size < least:
-        return f"{name} holds {_counted(values.size)}, at least {least} are needed"
+        return f"{name} holds {counted(values.size)}, at least {least} are needed"
     unknown = int(np.count_nonzero(~np.isfinite(values)))
     if unknown:
-        return f"{name} holds {unknown} unknown (NaN) or infinite among {_counted(values.size)}: leave those runs out"
+        return f"{name} holds {unknown} unknown (NaN) or infinite among {counted(values.size)}: leave those runs out"
     if varied and constant(values):
-        return f"{name} has no spread: all {_counted(values.size)} are {values[0]:g}"
+        return f"{name} has no spread: all {counted(values.size)} are {values[0]:g}"
     return ""
 
 
 def constant(values: FloatArray) -> bool:
     """Tell whether finite values differ by no more than rounding."""
-    return bool(np.ptp(values) <= _SAME_RATIO * np.max(np.abs(values)))
+    with np.errstate(over="ignore"):  # an infinite distance is one, too
+        return bool(np.ptp(values) <= _SAME_RATIO * np.max(np.abs(values)))
 
 
 @contextmanager
@@ -57,5 +58,6 @@ def unwarned() -> Iterator[None]:
         yield
 
 
-def _counted(count: int) -> str:
-    return "1 value" if count == 1 else f"{count} values"
+def counted(count: int, noun: str = "value") -> str:
+    """Give a number with its noun."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
