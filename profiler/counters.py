@@ -21,7 +21,7 @@ from typing import Self
 from isolation.cpuset import CpuSet
 from isolation.perf import SYSCALL_NUMBERS, perf_event_open
 from profiler.errors import CountersUnavailable
-from profiler.records import PROFILE_FEATURES, Feature, Source
+from profiler.records import Feature, Source, measured
 
 _FORMAT = 1 | 2  # total time enabled, total time running; the kernel reads no whole groups of inherited counters
 _ATTR_BYTES = 112  # PERF_ATTR_SIZE_VER5
@@ -214,8 +214,4 @@ def hardware_features(counts: Mapping[Event, Count], window_s: float) -> tuple[F
                 values[name] = known[event] / instructions * 1000
     if cycles > 0 and Event.STALLED_CYCLES in known:
         values["stalled_cycles_ratio"] = known[Event.STALLED_CYCLES] / cycles
-    return tuple(
-        Feature(name=name, value=value, spread=None, source=Source.PERF, window_s=window_s, samples=1)
-        for name, value in values.items()
-        if PROFILE_FEATURES[name][0] <= value <= PROFILE_FEATURES[name][1]
-    )
+    return tuple(one for name, value in values.items() for one in measured(name, value, Source.PERF, window_s))

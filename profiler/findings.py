@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from isolation.topology import Topology
-from profiler.records import PROFILE_FEATURES, Feature, Quality, Source, SteadyWindow, WorkloadProfile
+from profiler.records import Feature, Quality, Source, SteadyWindow, WorkloadProfile, measured
 
 
 @dataclass(slots=True)
@@ -37,13 +36,7 @@ class Findings:
 
     def add(self, name: str, value: float, source: Source, window_s: float, samples: Sequence[float] = ()) -> None:
         """Add a feature unless its value is unknown or outside its definition."""
-        low, high = PROFILE_FEATURES[name]
-        if low <= value <= high:
-            spread = statistics.stdev(samples) if len(samples) > 1 else None
-            count = max(1, len(samples))
-            self.features.append(
-                Feature(name=name, value=value, spread=spread, source=source, window_s=window_s, samples=count)
-            )
+        self.features.extend(measured(name, value, source, window_s, samples))
 
     def profile(self, name: str, cpus: int, topology: Topology) -> WorkloadProfile:
         """Close the measurement."""

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from profiler.procfs import PROC
-from profiler.records import Feature, Source
+from profiler.records import Feature, Source, measured
 
 KINDS = ("cpu", "memory", "io")
 
@@ -65,15 +65,9 @@ def pressure_features(before: Mapping[str, int], after: Mapping[str, int], elaps
         if kind in after and after[kind] >= before[kind] and elapsed_s > 0
     }
     return tuple(
-        Feature(
-            name=f"{kind}_pressure_ratio",
-            value=min(1.0, share),
-            spread=None,
-            source=Source.PROCFS,
-            window_s=elapsed_s,
-            samples=1,
-        )
+        one
         for kind, share in shares.items()
+        for one in measured(f"{kind}_pressure_ratio", min(1.0, share), Source.PROCFS, elapsed_s)
     )
 
 

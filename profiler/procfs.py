@@ -8,14 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import statistics
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from isolation.cpuset import CpuSet
-from profiler.records import PROFILE_FEATURES, Feature, Source
+from profiler.records import Feature, Source, measured
 
 PROC = Path("/proc")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -134,16 +133,10 @@ def procfs_features(
     values: dict[str, float], window_s: float, slices: Sequence[dict[str, float]] = ()
 ) -> tuple[Feature, ...]:
     """Keep what is known: NaN and values outside a feature's definition are left out."""
-    found = []
+    found: list[Feature] = []
     for name, value in values.items():
-        low, high = PROFILE_FEATURES[name]
-        if low <= value <= high:
-            known = [one[name] for one in slices if math.isfinite(one.get(name, math.nan))]
-            spread = statistics.stdev(known) if len(known) > 1 else None
-            count = max(1, len(known))
-            found.append(
-                Feature(name=name, value=value, spread=spread, source=Source.PROCFS, window_s=window_s, samples=count)
-            )
+        known = [one[name] for one in slices if math.isfinite(one.get(name, math.nan))]
+        found += measured(name, value, Source.PROCFS, window_s, known)
     return tuple(found)
 
 

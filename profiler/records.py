@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -105,6 +107,18 @@ PROFILE_FEATURES: dict[str, tuple[float, float]] = {
     "memory_pressure_ratio": (0.0, 1.0),
     "io_pressure_ratio": (0.0, 1.0),
 }
+
+
+def measured(
+    name: str, value: float, source: Source, window_s: float, samples: Sequence[float] = ()
+) -> tuple[Feature, ...]:
+    """Make a feature, with the spread of its samples; none where the value is unknown or outside its definition."""
+    low, high = PROFILE_FEATURES[name]
+    if not low <= value <= high:
+        return ()
+    spread = statistics.stdev(samples) if len(samples) > 1 else None
+    count = max(1, len(samples))
+    return (Feature(name=name, value=value, spread=spread, source=source, window_s=window_s, samples=count),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

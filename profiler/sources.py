@@ -24,7 +24,7 @@ from profiler.errors import CountersUnavailable
 from profiler.findings import Findings
 from profiler.pressure import group_pressure, host_pressure, pressure_features, read_pressure
 from profiler.procfs import GroupSample
-from profiler.records import Feature, Source
+from profiler.records import Feature, Source, measured
 
 _PREFIX = "cotenant-profile"
 
@@ -72,10 +72,8 @@ def cache_features(
     first: tuple[MonitorReading, ...], last: tuple[MonitorReading, ...], elapsed_s: float
 ) -> tuple[Feature, ...]:
     """Turn two readings into footprint and bandwidth."""
-    return tuple(
-        Feature(name=name, value=value, spread=None, source=Source.RESCTRL, window_s=elapsed_s, samples=1)
-        for name, value in cache_values(first, last, elapsed_s).items()
-    )
+    values = cache_values(first, last, elapsed_s)
+    return tuple(one for name, value in values.items() for one in measured(name, value, Source.RESCTRL, elapsed_s))
 
 
 def cache_values(
