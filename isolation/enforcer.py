@@ -37,7 +37,7 @@ from isolation.memory_nodes import MemoryNodes
 from isolation.moving import Mover
 from isolation.own_group import OwnGroup
 from isolation.page_migration import MigrationReport
-from isolation.process import ThreadId, family, identify, read_stat
+from isolation.process import ThreadId, family, identify, start_of
 from isolation.resctrl_info import ResctrlInfo
 from isolation.service_class import ServiceClasses, host_classes
 from isolation.spec import IsolationSpec
@@ -316,13 +316,13 @@ class Enforcer:
                 tids.update(dict.fromkeys(self._existing.members(path, undo)))
         except (FileNotFoundError, CgroupVanished):  # not made yet, or gone: then the snapshot alone tells
             pass
-        now = {tid: read_stat(tid, files=self._files, proc_root=self._proc) for tid in tids}
-        found = [ThreadId(tid=tid, starttime_ticks=stat.starttime_ticks) for tid, stat in now.items() if stat]
+        now = {tid: start_of(tid, files=self._files, proc_root=self._proc) for tid in tids}
+        found = [ThreadId(tid=tid, starttime_ticks=ticks) for tid, ticks in now.items() if ticks is not None]
         for state in undo.threads:
             if state.tid not in tids:
-                stat = read_stat(state.tid, files=self._files, proc_root=self._proc)
-                if stat is not None and stat.starttime_ticks == state.starttime_ticks:
-                    found.append(ThreadId(tid=state.tid, starttime_ticks=state.starttime_ticks))
+                ticks = start_of(state.tid, files=self._files, proc_root=self._proc)
+                if ticks == state.starttime_ticks:
+                    found.append(ThreadId(tid=state.tid, starttime_ticks=ticks))
         return tuple(found)
 
     def _taken_back(self, name: str, cause: Exception, steps: Steps, undo: Undo) -> Exception:

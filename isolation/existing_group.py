@@ -12,7 +12,7 @@ from isolation.cgroup import FAMILY_NAME, CpusetGroups, resolve
 from isolation.cpuset import CpuSet, IdSet
 from isolation.errors import ApplyFailed, CgroupRefused, CgroupVanished
 from isolation.kernelfs import KernelFiles
-from isolation.process import allowed_cpus, read_status
+from isolation.process import allowed_cpus, process_of
 from isolation.regroup import set_groups
 from isolation.spec import IsolationSpec
 from isolation.steps import Steps, explain
@@ -198,10 +198,9 @@ class ExistingGroup:
                 continue
             waiting.extend(inner)
             for tid in sorted(tids):
-                try:
-                    yield int(read_status(f"{self._proc}/{tid}/status", files=self._files)["Tgid"]), tid
-                except (FileNotFoundError, ProcessLookupError):  # it ended
-                    continue
+                pid = process_of(tid, files=self._files, proc_root=self._proc)
+                if pid is not None:
+                    yield pid, tid
 
     def _drifts(self, group: str, spec: IsolationSpec) -> list[Drift]:
         partition = self._partition(group)

@@ -241,7 +241,7 @@ def _children(pid: int, tids: tuple[int, ...], files: KernelFiles, proc_root: st
         try:
             text = files.read(f"{proc_root}/{pid}/task/{tid}/children")
         except (FileNotFoundError, ProcessLookupError) as cause:
-            if read_stat(tid, files=files, proc_root=f"{proc_root}/{pid}/task") is not None:
+            if start_of(tid, files=files, proc_root=f"{proc_root}/{pid}/task") is not None:
                 raise NotImplementedError from cause
             continue  # the thread ended
         found.extend(int(child) for child in text.split())

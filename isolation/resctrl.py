@@ -9,7 +9,7 @@ from functools import partial
 from isolation.cgroup import FAMILY_NAME, check_name
 from isolation.errors import ApplyFailed, IsolationError, ResctrlRefused, ResctrlVanished, SpecInvalid
 from isolation.kernelfs import KernelFiles
-from isolation.process import ThreadId, read_stat
+from isolation.process import ThreadId, start_of
 from isolation.resctrl_files import DEFAULT, ResctrlFiles, control_of
 from isolation.resctrl_homes import ThreadHomes, ThreadsNow
 from isolation.resctrl_info import ResctrlInfo
@@ -295,7 +295,8 @@ class ResctrlGroups:
         """Return the living tids in a group that are not of this workload."""
         inside = self._resctrl.tasks(group)
         own = {one.tid for one in threads()}  # after the tasks: a thread born since then must not look strange
-        return [tid for tid in sorted(inside - own) if read_stat(tid, files=self._files, proc_root=self._proc)]
+        strange = sorted(inside - own)
+        return [tid for tid in strange if start_of(tid, files=self._files, proc_root=self._proc) is not None]
 
     def _unused(self, group: str) -> str:
         """Return the name for a new group: others may still share the one of this name."""

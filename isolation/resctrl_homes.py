@@ -8,7 +8,7 @@ from functools import partial
 
 from isolation.errors import ApplyFailed, ResctrlVanished
 from isolation.kernelfs import KernelFiles
-from isolation.process import ThreadId, read_stat, read_status
+from isolation.process import ThreadId, process_of, read_stat, start_of
 from isolation.resctrl_files import DEFAULT, ResctrlFiles, control_of
 from isolation.steps import PASSES, Steps
 from isolation.undo import ResctrlUndo, ThreadHome
@@ -103,10 +103,7 @@ class ThreadHomes:
 
     def _inherited(self, tid: int, known: Mapping[int, str]) -> str | None:
         """Return the home of the process that a thread belongs to or descends from; None = it is a stranger."""
-        try:
-            pid = int(read_status(f"{self._proc}/{tid}/status", files=self._files)["Tgid"])
-        except (FileNotFoundError, ProcessLookupError):
-            return None
+        pid = process_of(tid, files=self._files, proc_root=self._proc) or 0
         seen: set[int] = set()
         while pid > 1 and pid not in seen:
             if pid in known:
@@ -133,5 +130,4 @@ class ThreadHomes:
 
     def is_same(self, thread: ThreadId | ThreadHome) -> bool:
         """Tell whether the tid is still that very thread, alive."""
-        now = read_stat(thread.tid, files=self._files, proc_root=self._proc)
-        return now is not None and now.starttime_ticks == thread.starttime_ticks
+        return start_of(thread.tid, files=self._files, proc_root=self._proc) == thread.starttime_ticks
