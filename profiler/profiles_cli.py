@@ -31,6 +31,7 @@ _State = Annotated[Path | None, typer.Option("--state", help="State folder; defa
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 _Replace = Annotated[bool, typer.Option("--replace", help="Allow it to overwrite what exists.")]
 _STREAM = "-"
+_FEATURE_COLUMNS = ("feature", "value", "spread", "samples", "from", "window s")
 
 
 @profiles_app.callback()
@@ -182,7 +183,8 @@ def print_profile(found: WorkloadProfile, *, as_json: bool) -> None:
             f"window: {found.window.length_s:.3g} s from {found.window.start_s:.3g} s after the start; "
             f"{found.window.decided_by}"
         )
-    table = Table(Column("feature", no_wrap=True), "value", "spread", "samples", "from", "window s")
+    # whole numbers within 80 columns
+    table = Table(*(Column(name, no_wrap=True) for name in _FEATURE_COLUMNS), box=None)
     for one in found.features:
         spread = "" if one.spread is None else number(one.spread)
         row = (number(one.value), spread, str(one.samples), one.source.value, f"{one.window_s:.3g}")
