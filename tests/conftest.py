@@ -1,12 +1,16 @@
-"""What tests of several layers ask of this host."""
+"""What tests of several layers share."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import settings
 
 from isolation.cgroup import CpusetHierarchy, find_hierarchy
+
+settings.register_profile("untimed", deadline=None)  # on a busy machine any one example may take a second
+settings.load_profile("untimed")
 
 
 @pytest.fixture
