@@ -184,6 +184,16 @@ class CpusetGroups:
         return f"{path}/{name}" if name else path
 
 
+def is_of_daemon(name: str, prefix: str) -> bool:
+    """Tell whether a group at the top belongs to the daemon of this prefix, or to another one of the family."""
+    return name in {FAMILY_NAME, prefix} or name.startswith(f"{FAMILY_NAME}-")
+
+
+def parent_of(group: str) -> str:
+    """Return the group that this one lies in; that of the top is the top."""
+    return group.rpartition("/")[0] or "/"
+
+
 def check_name(name: str) -> str:
     """Return the name if it can be a group's; raises CgroupRefused."""
     if not _NAME.fullmatch(name):

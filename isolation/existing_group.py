@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from isolation.cgroup import FAMILY_NAME, CpusetGroups, resolve
+from isolation.cgroup import CpusetGroups, is_of_daemon, resolve
 from isolation.cpuset import CpuSet, IdSet
 from isolation.errors import ApplyFailed, CgroupRefused, CgroupVanished
 from isolation.kernelfs import KernelFiles
@@ -40,8 +40,7 @@ class ExistingGroup:
     def snapshot(self, path: str) -> Undo:
         """Record all that apply may change; raises CgroupRefused for our own groups."""
         group = resolve(self._groups, path)
-        top = group.split("/")[1]
-        if top in {FAMILY_NAME, self._prefix} or top.startswith(f"{FAMILY_NAME}-"):
+        if is_of_daemon(group.split("/")[1], self._prefix):
             raise CgroupRefused(f"cgroup_path {path!r} is a group of a cotenant daemon; name the processes instead")
         unit = self._unit.state(group)
         files, inodes = [], []

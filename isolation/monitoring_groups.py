@@ -141,15 +141,7 @@ class MonitoringGroups:
 
     def _all(self) -> list[str]:
         """Return all monitoring groups, by their path below the mount."""
-        found = []
-        for control in (DEFAULT, *self._resctrl.groups()):
-            inner = f"{control}/mon_groups".lstrip("/")
-            try:
-                names = self._files.folders(f"{self._resctrl.mount}/{inner}")
-            except FileNotFoundError:  # nothing is monitored here, or the control group went
-                continue
-            found += [f"{inner}/{name}" for name in names]
-        return found
+        return [one for control in (DEFAULT, *self._resctrl.groups()) for one in self._resctrl.monitored(control)]
 
 
 def _is(group: str, folder: str) -> bool:

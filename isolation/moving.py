@@ -10,7 +10,7 @@ from functools import partial
 from itertools import takewhile
 from typing import Self
 
-from isolation.cgroup import CpusetGroups
+from isolation.cgroup import CpusetGroups, parent_of
 from isolation.cpuset import CpuSet
 from isolation.errors import ApplyFailed
 from isolation.kernelfs import AffinityCalls, KernelFiles
@@ -336,7 +336,7 @@ class Mover:
         home = homes.get(pid, next(iter(homes.values())))
         above = home
         while above != "/":
-            above = above.rpartition("/")[0] or "/"
+            above = parent_of(above)
             try:
                 self._groups.attach_process(above, pid)
             except OSError as cause:
@@ -386,5 +386,5 @@ def _origins(undo: Undo) -> set[str | None]:
 
     Nobody is put into the one above, but the kernel moves tasks up there when their group loses its last CPU (v1).
     """
-    above = undo.group.rpartition("/")[0] if undo.group else None
+    above = parent_of(undo.group) if undo.group else None
     return {undo.group, above, *(state.cgroup for state in undo.threads)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
-from isolation.cgroup import FAMILY_NAME, CpusetGroups, check_name
+from isolation.cgroup import CpusetGroups, check_name, is_of_daemon, parent_of
 from isolation.cpuset import CpuSet, IdSet, NodeSet
 from isolation.errors import ApplyFailed, CgroupRefused, ProcessGone
 from isolation.moving import Mover
@@ -39,8 +39,7 @@ class OwnGroup:
                 raise ProcessGone(f"process {process.pid} ({process.comm!r}) has ended", pid=process.pid)
             states.update((state.tid, state) for state in mine)
         for state in states.values():
-            top = (state.cgroup or "/").split("/")[1]
-            if top in {FAMILY_NAME, self._home[1:]} or top.startswith(f"{FAMILY_NAME}-"):
+            if is_of_daemon((state.cgroup or "/").split("/")[1], self._home[1:]):
                 raise CgroupRefused(
                     f"process {state.pid} is already placed, in group {state.cgroup!r}; release that placement first"
                 )
@@ -201,7 +200,7 @@ class OwnGroup:
             except FileNotFoundError:
                 if group == "/":
                     raise
-                group = group.rpartition("/")[0] or "/"
+                group = parent_of(group)
 
     def _group_drift(self, group: str, spec: IsolationSpec) -> list[Drift]:
         pairs: list[tuple[str, IdSet]] = [("cpus", spec.cpus)]

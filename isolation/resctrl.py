@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from isolation.cgroup import FAMILY_NAME, check_name
+from isolation.cgroup import FAMILY_NAME, check_name, is_of_daemon
 from isolation.errors import ApplyFailed, IsolationError, ResctrlRefused, ResctrlVanished, SpecInvalid
 from isolation.kernelfs import KernelFiles
 from isolation.process import ThreadId, start_of
@@ -225,10 +225,8 @@ class ResctrlGroups:
         return group.startswith(self._prefix)
 
     def _is_family(self, group: str) -> bool:
-        owner = group.partition(_SEPARATOR)[0]
-        return self._is_ours(group) or (
-            owner != group and (owner == FAMILY_NAME or owner.startswith(f"{FAMILY_NAME}-"))
-        )
+        owner, separator, _ = group.partition(_SEPARATOR)
+        return bool(separator) and is_of_daemon(owner, self._prefix.removesuffix(_SEPARATOR))
 
     def _checked(self, wish: Schemata) -> ResctrlInfo:
         self._resctrl.check_mounted()

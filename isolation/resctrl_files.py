@@ -76,6 +76,11 @@ class ResctrlFiles:
         """Return all control groups but the default one."""
         return self._folders(DEFAULT)
 
+    def monitored(self, control: str) -> tuple[str, ...]:
+        """Return the monitoring groups in a control group; none where the kernel has no monitoring."""
+        inner = f"{control}/mon_groups".lstrip("/")
+        return tuple(f"{inner}/{name}" for name in self._folders(inner))
+
     def make(self, group: str) -> None:
         """Make a control group; raises OutOfClosids, ResctrlBusy."""
         what = f"make resctrl group {group!r}"
@@ -147,8 +152,7 @@ class ResctrlFiles:
         """Return the group of each thread that is not in the default one, the monitoring group if there is one."""
         found: dict[int, str] = {}
         for control in (DEFAULT, *self.groups()):
-            inner = f"{control}/mon_groups".lstrip("/")
-            for group in (control, *(f"{inner}/{name}" for name in self._folders(inner))):
+            for group in (control, *self.monitored(control)):
                 if group == DEFAULT:
                     continue
                 try:
