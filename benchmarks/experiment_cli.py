@@ -1,4 +1,4 @@
-"""Commands `experiment plan`, `run`, `status`: the factorial experiment on this host."""
+"""Commands `experiment plan`, `run`, `status`, `analyze`: the factorial experiment on this host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.environment import read_environment
 from benchmarks.errors import BenchmarkError, DesignInvalid
 from benchmarks.host_class import Host, host_class, memory_gib, read_instance
 from benchmarks.model_file import DEFAULT_SHAPE, ensure_model, named_shape
-from benchmarks.runner import Campaign, Setting, remaining
+from benchmarks.runner import ATTEMPTS, Campaign, Setting, remaining
 from benchmarks.runs import Outcome, Run, RunLog
 from benchmarks.seats import infeasible, lacking
 from cotenant.paths import default_state
@@ -111,10 +111,16 @@ def run(
     parts: PartsOption = None,
     cells: CellsOption = None,
     reps: RepsOption = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many runs.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Stop after so many runs, repetitions of disturbed ones not counted."),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option("--shard", help="K/N: every N-th block from the K-th, for sessions or machines.")
     ] = None,
+    attempts: Annotated[
+        int, typer.Option("--attempts", min=1, max=20, help="How often a run that failed or was disturbed is tried.")
+    ] = ATTEMPTS,
     design: DesignOption = None,
 ) -> None:
     """Measure what is not measured yet. Run it on a quiet machine; it notices when something else computes.
@@ -135,7 +141,7 @@ def run(
             steps = [step for step in steps if step.block % count == number - 1]
         if any(chosen.agents_of(cell) for cell in chosen.repetitions):
             ensure_model(named_shape(DEFAULT_SHAPE))
-        due = len(remaining(steps, log.runs))
+        due = len(remaining(steps, log.runs, attempts))
         columns = (TextColumn("{task.description:<58}"), BarColumn(bar_width=20), MofNCompleteColumn())
         with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
             task = bar.add_task("starting the workloads", total=due)
@@ -150,7 +156,7 @@ def run(
                     bar.console.print(f"{one.outcome}: {one.cell}#{one.repetition}: {one.reason}", markup=False)
 
             try:
-                Campaign(setting, log).run(steps, told, limit=limit)
+                Campaign(setting, log, attempts).run(steps, told, limit=limit)
             finally:
                 took_s = time.monotonic() - started_s
                 Console(stderr=True, highlight=False).print(f"{took_s:.0f} s; {summary(log.runs)}; kept in {folder}")
@@ -174,6 +180,21 @@ def status(*, data: DataOption = None, as_json: JsonOption = False) -> None:
     console = Console(highlight=False)
     console.print(table)
     console.print(f"{summary(log.runs)}; {len(log.hosts)} host instances; in {folder}")
+
+
+@experiment.command()
+def analyze(
+    *,
+    data: DataOption = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Folder with the trained model whose score is told.", metavar="DIR")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Analyse what is measured: slowdown, tests, factors, relief, questions, hypotheses, sensitivity."""
+    from benchmarks.analysis_cli import print_analysis  # noqa: PLC0415 - SciPy takes a second to load
+
+    print_analysis(data or default_state() / "experiment", state or default_state(), as_json=as_json)
 
 
 def read_design(path: Path | None) -> Design:

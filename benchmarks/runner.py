@@ -29,7 +29,7 @@ from isolation.errors import IsolationError
 from isolation.resctrl_info import CacheControl
 from isolation.topology import Topology
 
-ATTEMPTS = 3  #: of a run that failed or was disturbed
+ATTEMPTS = 3  #: of a run that failed or was disturbed, unless told otherwise
 _ENDED = frozenset({Outcome.OK, Outcome.NOT_APPLICABLE})
 
 #: Told after each run: it, how many of how many are done, seconds left (NaN = unknown).
@@ -55,11 +55,12 @@ class Campaign:
 
     setting: Setting
     log: RunLog
+    attempts: int = ATTEMPTS
     probes: Probes = field(default_factory=Probes)
 
     def run(self, steps: Sequence[Step], on_run: OnRun, *, limit: int | None = None) -> None:
         """Do what is not done yet, at most `limit` runs of it; raises RunsUnwritable, IsolationError."""
-        due = remaining(steps, self.log.runs)
+        due = remaining(steps, self.log.runs, self.attempts)
         if limit is not None:
             due = self._first(due, limit)
         done, costly = 0, [step for step in due if not self._infeasible(step.cell)]
@@ -96,7 +97,7 @@ class Campaign:
                 for step in steps:
                     tried[step.key] += 1
                     run = self._one(crew, step, tried[step.key])
-                    if run.outcome not in _ENDED and tried[step.key] < ATTEMPTS:
+                    if run.outcome not in _ENDED and tried[step.key] < self.attempts:
                         again.append(step)
                     yield run
                 steps = again
@@ -190,7 +191,7 @@ def judged(measured: _Measured) -> tuple[Outcome, str]:
     return (Outcome.DISTURBED, "; ".join(reasons)) if reasons else (Outcome.OK, "")
 
 
-def remaining(steps: Iterable[Step], runs: Iterable[Run]) -> list[Step]:
+def remaining(steps: Iterable[Step], runs: Iterable[Run], attempts: int) -> list[Step]:
     """Give the steps still to be run: those without a good run that were not tried often enough."""
     ended: set[tuple[str, int]] = set()
     tried: Counter[tuple[str, int]] = Counter()
@@ -198,4 +199,4 @@ def remaining(steps: Iterable[Step], runs: Iterable[Run]) -> list[Step]:
         tried[run.key] += 1
         if run.outcome in _ENDED:
             ended.add(run.key)
-    return [step for step in steps if step.key not in ended and tried[step.key] < ATTEMPTS]
+    return [step for step in steps if step.key not in ended and tried[step.key] < attempts]

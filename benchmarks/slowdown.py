@@ -1,8 +1,8 @@
 """Slowdown of each member of a run, as paired ratios of what it did together and alone. Pure.
 
-SF = T_together / T_alone for the same work. Ordinary work: rate alone / rate together, alone = mean of the windows
-before and after. Agents begin the same turns anew in each window, so their same work is the first n tokens, n = as many
-as came in all three windows: the time until the n-th, together / alone.
+SF = T_together / T_alone for the same work; T_alone = mean of the windows before and after. Ordinary work: T is the
+time for one unit of it, 1 / rate. Agents begin the same turns anew in each window, so their same work is the first n
+tokens, n = as many as came in all three windows.
 """
 
 from __future__ import annotations
