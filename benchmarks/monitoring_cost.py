@@ -34,6 +34,7 @@ from profiler.counters import HARDWARE, STALLS, Counters, Event
 from profiler.errors import CountersUnavailable
 from profiler.host_costs import bracketed
 from profiler.monitoring import Monitor, Watched
+from profiler.procfs import cpu_times_s
 
 _WORKLOADS = 16
 _CPU_LIMIT, _MEMORY_LIMIT_BYTES, _SPEED_LIMIT = 0.01, 5e6, 0.01
@@ -57,9 +58,10 @@ def daemon_cost(folder: Path, *, watching: bool, seconds: float) -> tuple[float,
             client.place(f"w{number}", pids=[child.pid], cpus=1, allow_best_effort=True)
             stack.callback(client.release, f"w{number}")
         time.sleep(_SETTLE_S)
-        before, started_s = _cpu_s(daemon.pid), time.monotonic()
+        before_s, started_s = sum(cpu_times_s(daemon.pid)), time.monotonic()
         time.sleep(seconds)
-        return (_cpu_s(daemon.pid) - before) / (time.monotonic() - started_s), _resident_bytes(daemon.pid)
+        used_s = sum(cpu_times_s(daemon.pid)) - before_s
+        return used_s / (time.monotonic() - started_s), _resident_bytes(daemon.pid)
 
 
 def observer_effect(folder: Path, *, slice_s: float, rounds: int) -> list[float]:
@@ -103,11 +105,6 @@ def _rate(workload: PinnedCommand, slice_s: float, *, watched: bool) -> float:
 
 def _scheduled_s(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _resident_bytes(pid: int) -> float:
