@@ -159,7 +159,7 @@ RULES: dict[str, Rule] = {
     "Profile.host_fingerprint": Rule(check=_token),
     "Profile.created_unix_s": Rule(check=number(0, 1e11, "s")),
     "Profile.quality": Rule(check=_one_of("stable", "unstable", "noisy")),
-    "Profile.note": Rule(check=prose(1000)),
+    "Profile.note": Rule(check=prose(4000)),
     "Profile.window": _message,
     "SteadyWindow.start_s": Rule(check=number(0, 1e7, "s")),
     "SteadyWindow.length_s": Rule(check=number(0, 1e7, "s")),
