@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from benchmarks.colocation import Stage, Window
 from benchmarks.design import Cell, CommandLine, Member
 from benchmarks.errors import MemberUnconfined
+from benchmarks.gauges import Gauges
 from benchmarks.runs import Phase, Reading
 from benchmarks.workloads import Workload
 from isolation.enforcer import Enforcer, Target, Undo
@@ -28,6 +29,7 @@ class Crew:
 
     stage: Stage
     workloads: Mapping[str, CommandLine]
+    gauges: Gauges
     seed: int  #: of what the workloads draw: their data, the agents' turns
 
     def ensure(self, cell: Cell) -> None:
@@ -71,10 +73,12 @@ class Crew:
 
     def window(self, members: Sequence[Member], seconds: float, phase: Phase) -> list[Reading]:
         """Let these members run for a while and measure each; raises WorkloadSilent."""
-        window = self.stage.window([name for member in members for name in names(member)], seconds)
-        return [self._reading(member, window, phase) for member in members]
+        with self.gauges.watching({member.workload: self.pids(member) for member in members}) as told:
+            window = self.stage.window([name for member in members for name in names(member)], seconds)
+            values = told(window.seen_s - window.begun_s)
+        return [self._reading(member, window, phase, values[member.workload]) for member in members]
 
-    def _reading(self, member: Member, window: Window, phase: Phase) -> Reading:
+    def _reading(self, member: Member, window: Window, phase: Phase, told: Mapping[str, float]) -> Reading:
         own = names(member)
         features: dict[str, float] = {}
         times_s: tuple[float, ...] = ()
@@ -93,6 +97,7 @@ class Crew:
             cpu_s=_known(sum(window.cpu_s[name] for name in own)),
             token_times_s=times_s,
             **{name: features.get(name) for name in _TOKEN_FEATURES},
+            **told,
         )
 
     def _workload(self, name: str, line: CommandLine) -> Workload:

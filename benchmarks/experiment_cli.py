@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks.design import Cell, Design, Isolation, Part, parse_design
 from benchmarks.environment import read_environment
 from benchmarks.errors import BenchmarkError, DesignInvalid
+from benchmarks.gauges import Gauges
 from benchmarks.host_class import Host, host_class, memory_gib, read_instance
 from benchmarks.model_file import DEFAULT_SHAPE, ensure_model, named_shape
 from benchmarks.runner import ATTEMPTS, Campaign, Setting, remaining
@@ -222,7 +223,9 @@ def summary(runs: Iterable[Run]) -> str:
 
 def _setting(design: Design, folder: Path, *, revision: str) -> Setting:
     topology = read_topology()
-    enforcer = Enforcer.for_host(topology, prefix=group_prefix(folder.absolute()))
+    prefix = group_prefix(folder.absolute())
+    enforcer = Enforcer.for_host(topology, prefix=prefix)
+    gauges = Gauges.for_host(f"{prefix}-run")
     controls = enforcer.controls()
     cache = controls.cache("L3") if controls else None
     without = lacking(cache, _no_ways(controls is not None))
@@ -234,7 +237,7 @@ def _setting(design: Design, folder: Path, *, revision: str) -> Setting:
         kernel=topology.kernel,
         memory_gib=memory_gib(topology),
         mechanism=str(enforcer.mechanism),
-        without=tuple(dict.fromkeys(without.values())),
+        without=(*dict.fromkeys(without.values()), *gauges.missing),
         versions=environment.versions,
     )
     return Setting(
@@ -244,6 +247,7 @@ def _setting(design: Design, folder: Path, *, revision: str) -> Setting:
         enforcer=enforcer,
         cache=cache,
         lacking=without,
+        gauges=gauges,
         revision=revision,
     )
 

@@ -19,6 +19,7 @@ from benchmarks.colocation import Stage
 from benchmarks.crew import Crew
 from benchmarks.design import Cell, Design, Isolation, Step
 from benchmarks.errors import BenchmarkError
+from benchmarks.gauges import Gauges
 from benchmarks.host_class import Host
 from benchmarks.quiet import DRIFT_FACTOR, OTHERS_RATIO, STEAL_RATIO, Probes, disturbance, look
 from benchmarks.runs import Outcome, Phase, Reading, Run, RunLog
@@ -46,6 +47,7 @@ class Setting:
     enforcer: Enforcer
     cache: CacheControl | None  #: None = no cache ways to give
     lacking: Mapping[Isolation, str]
+    gauges: Gauges
     revision: str
 
 
@@ -90,7 +92,7 @@ class Campaign:
     def _block(self, steps: list[Step]) -> Iterable[Run]:
         """Yield the runs of one block; those that went wrong are tried again at its end."""
         with tempfile.TemporaryDirectory(prefix="cotenant-experiment-") as folder, Stage(Path(folder)) as stage:
-            crew = Crew(stage, self.setting.design.workloads, seed=steps[0].block)
+            crew = Crew(stage, self.setting.design.workloads, self.setting.gauges, seed=steps[0].block)
             tried = Counter(run.key for run in self.log.runs)
             while steps:
                 again: list[Step] = []

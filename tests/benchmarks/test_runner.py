@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks.design import Design, Isolation, Step
+from benchmarks.gauges import Gauges
 from benchmarks.runner import Campaign, Setting, remaining
 from benchmarks.runs import RUNS, Outcome, Phase, Run, RunLog
 from benchmarks.seats import lacking
@@ -43,6 +44,7 @@ def campaign(folder: Path, what: Design, attempts: int = 1) -> Campaign:
         enforcer=Enforcer.for_host(TOPOLOGY, prefix=f"cotenant-test-{os.getpid()}"),
         cache=None,
         lacking=lacking(None, _NO_CAT),
+        gauges=Gauges.for_host(f"cotenant-test-{os.getpid()}"),
         revision="test",
     )
     return Campaign(setting, RunLog.load(folder), attempts)

@@ -54,7 +54,7 @@ _RESCTRL = (
     "tests/vm/test_check.py",
 )
 
-_ENDS = ("tests/vm/test_place.py", "tests/vm/test_full_placement.py")
+_ENDS = ("tests/vm/test_place.py", "tests/vm/test_full_placement.py", "tests/vm/test_experiment.py")
 
 #: Two machines run beside each other, so what needs no resctrl runs on the one without: about half of the time each.
 #: Neighbours with the same way to mount resctrl share a mount; to start a suite takes half a minute, so they are large.
