@@ -271,3 +271,13 @@ def test_a_prediction_from_a_profile_of_another_host_is_labelled(client: Client)
     assert "profile 'there' was taken on another class of host" in client.predict("here", "there", relation).fallback
     assert "another class" not in client.predict("here", "here", relation).fallback
     assert "profile 'there' was taken on another class" in client.preview("v", cpus=1, profile="there").fallback
+
+
+def test_a_profile_comes_back_with_its_mark_and_its_steady_window(client: Client) -> None:
+    told = profile_pb2.Profile(name="told", schema_version=PROFILE_SCHEMA_VERSION, cpus=1, quality="unstable")
+    told.window.start_s, told.window.length_s, told.window.decided_by = 1.5, 6.0, "its halves gave 10 and 14 per s"
+    client.import_profile(told, replace=True)
+    imported(client, "untold", cpu_cores=1.0)
+
+    assert client.profile("told") == told
+    assert not client.profile("untold").HasField("window")
