@@ -127,9 +127,9 @@ class Controller:
 
         return self._writer.run(job)
 
-    def move(self, before: Placement, after: Placement) -> Placement:
+    def move(self, before: Placement, decision: Decision) -> Placement:
         """Apply another decision for a placement; on the writer thread, for the reconciler."""
-        return self._moves.move(before, after)
+        return self._moves.move(before, decision)
 
     # --- place -------------------------------------------------------------------------------
 

@@ -92,10 +92,10 @@ class Moves:
         moved = []
         for name, decision in result.moves:
             before = view.placements[name]
-            after = replace(before, decision=decision, etag=uuid.uuid4().hex[:16])
-            if not validate_only:
-                after = self.move(before, after)
-            moved.append(after)
+            if validate_only:
+                moved.append(replace(before, decision=decision, etag=uuid.uuid4().hex[:16]))
+            else:
+                moved.append(self.move(before, decision))
         return tuple(moved), result.cost_before, result.cost_after
 
     def apportion(self) -> None:
@@ -153,9 +153,8 @@ class Moves:
         for before, allotment in self._changes(wanted):
             if before.name not in names:
                 continue
-            decision = allotted(before.decision, allotment)
             try:
-                done = self.move(before, replace(before, decision=decision, etag=uuid.uuid4().hex[:16]))
+                done = self.move(before, allotted(before.decision, allotment))
             except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this placement alone
                 self._backoff.failed(before.name, _matter(before, allotment))
                 if isinstance(error, JournalFailed):  # nothing was begun; all else is told by move
@@ -199,8 +198,7 @@ class Moves:
             return
 
     def _bind(self, before: Placement, nodes: NodeSet) -> None:
-        decision = replace(before.decision, mems=nodes)
-        done = self.move(before, replace(before, decision=decision, etag=uuid.uuid4().hex[:16]))
+        done = self.move(before, replace(before.decision, mems=nodes))
         if done.decision.mems is None:
             self._give_up(done, nodes, done.notes[-1] if done.notes else "it could not be bound")
 
@@ -218,10 +216,11 @@ class Moves:
         entry = self._entry(placement, self._held[placement.name])
         self._save(placement.name, lambda: self._journal.update(entry, (time.time(), "refused", detail)))
 
-    def move(self, before: Placement, after: Placement) -> Placement:
+    def move(self, before: Placement, decision: Decision) -> Placement:
         """Apply another decision for a placement; when that fails it sits where it sat."""
         held, host = self._held[before.name], self._enforcer.topology
-        intended = replace(after, state=PlacementState.APPLYING)
+        etag = uuid.uuid4().hex[:16]
+        intended = replace(before, decision=decision, state=PlacementState.APPLYING, etag=etag)
         self._checkpoint("move: save intent")
         self._journal.update(self._entry(intended, held))
         self._checkpoint("move: apply")
@@ -229,12 +228,12 @@ class Moves:
             applied = self._enforcer.apply(
                 before.name,
                 held.target,
-                spec_of(after.decision).within(host),
+                spec_of(decision).within(host),
                 held.undo,
                 previous=spec_of(before.decision).within(host),
             )
         except Exception as error:  # the enforcer took its steps back
-            detail = f"{_change(before.decision, after.decision)} failed: {error}"
+            detail = f"{_change(before.decision, decision)} failed: {error}"
             event = (time.time(), "refused", detail) if self._is_news(before, detail) else None
             entry = self._entry(before, held)
             self._save(before.name, lambda: self._journal.update(entry, event))

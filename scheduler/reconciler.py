@@ -183,7 +183,7 @@ class Reconciler:
         if (decision := self._hotplug.replanned(placement)) is not None:
             try:
                 with self._waiting_once(placement, held):
-                    self._controller.move(placement, replace(placement, decision=decision, etag=uuid.uuid4().hex[:16]))
+                    self._controller.move(placement, decision)
             except IsolationError:  # told by move; it makes do with what is left
                 _log.exception("no move off CPUs that went offline", extra={"workload": placement.name})
             else:
