@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks.design import Cell, Design, Isolation, Part, parse_design
 from benchmarks.environment import read_environment
-from benchmarks.errors import BenchmarkError, DesignInvalid
+from benchmarks.errors import BenchmarkError, DesignInvalid, RunsMissing
 from benchmarks.gauges import Gauges
 from benchmarks.host_class import Host, host_class, memory_gib, read_instance
 from benchmarks.model_file import DEFAULT_SHAPE, ensure_model, named_shape
@@ -196,6 +196,21 @@ def analyze(
     from benchmarks.analysis_cli import print_analysis  # noqa: PLC0415 - SciPy takes a second to load
 
     print_analysis(data or default_state() / "experiment", state or default_state(), as_json=as_json)
+
+
+@experiment.command()
+def pack(
+    to: Annotated[Path, typer.Argument(help="Folder to write the dataset to.", metavar="DIR")],
+    *,
+    data: DataOption = None,
+) -> None:
+    """Write all runs as a dataset: compressed, the same bytes for the same runs."""
+    folder = data or default_state() / "experiment"
+    log = RunLog.load(folder)
+    if not log.runs:
+        raise RunsMissing(f"no runs in {str(folder)!r}: measure some with `cotenant experiment run`")
+    path = log.pack(to)
+    typer.echo(f"{path}: {path.stat().st_size / 1e3:.0f} kB, {summary(log.runs)}")
 
 
 def read_design(path: Path | None) -> Design:

@@ -1,6 +1,7 @@
 """The record of the experiment: one line of JSON a run, appended and forced to the disk before the next one begins.
 
-A folder holds runs.jsonl (or runs.jsonl.gz, which is read only) and hosts.jsonl, one line a machine.
+A folder holds runs.jsonl and hosts.jsonl, one line a machine. A dataset holds runs.jsonl.gz instead; where both are,
+runs.jsonl goes on from it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from benchmarks.design import Isolation, Member, Part
 from benchmarks.errors import CampaignMismatch, RunsDamaged, RunsLocked, RunsUnwritable
 from benchmarks.host_class import Host
+from profiler.files import make_folder, write_atomically
 
 SCHEMA = 1
 RUNS, HOSTS, PACKED = "runs.jsonl", "hosts.jsonl", "runs.jsonl.gz"
@@ -178,10 +180,8 @@ class RunLog:
     def load(cls, folder: Path) -> RunLog:
         """Read a folder, empty or absent ones too; raises RunsDamaged, or CampaignMismatch for another schema."""
         log = cls(folder)
-        packed = folder / PACKED
-        if packed.exists() and (folder / RUNS).exists():
-            raise CampaignMismatch(f"{str(folder)!r} holds both {RUNS} and {PACKED}; keep one of them")
-        log.runs = list(_Rows(packed if packed.exists() else folder / RUNS, _RUN).read())
+        rows = [run for name in (PACKED, RUNS) for run in _Rows(folder / name, _RUN).read()]
+        log.runs = list({(run.key, run.attempt): run for run in rows}.values())  # packed and not removed yet: once
         log.hosts = {host.instance: host for host in _Rows(folder / HOSTS, _HOST).read()}
         for run in log.runs:
             if run.schema != SCHEMA:
@@ -218,9 +218,7 @@ class RunLog:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let nobody else append; raises RunsLocked, RunsUnwritable for a folder that cannot be made or is packed."""
-        if (self.folder / PACKED).exists():
-            raise RunsUnwritable(f"{str(self.folder)!r} is a finished dataset ({PACKED}); name another --data folder")
+        """Let nobody else append; raises RunsLocked, RunsUnwritable for a folder that cannot be made."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -236,14 +234,14 @@ class RunLog:
             os.close(handle)
 
     def pack(self, folder: Path) -> Path:
-        """Write all runs compressed into another folder, the same bytes for the same runs; gives the file."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lines = b"".join(_RUN.dump_json(run) + b"\n" for run in self.runs)
-            (folder / PACKED).write_bytes(gzip.compress(lines, mtime=0))
-            (folder / HOSTS).write_bytes(b"".join(_HOST.dump_json(host) + b"\n" for host in self.hosts.values()))
-        except OSError as error:
-            raise RunsUnwritable(f"the dataset cannot be written to {str(folder)!r}: {error.strerror}") from error
+        """Write all runs compressed into another folder, the same bytes for the same runs; gives the file.
+
+        Raises StoreFailed; what was there before stays then.
+        """
+        make_folder(folder)
+        lines = b"".join(_RUN.dump_json(run) + b"\n" for run in self.runs)
+        write_atomically(folder / HOSTS, b"".join(_HOST.dump_json(host) + b"\n" for host in self.hosts.values()))
+        write_atomically(folder / PACKED, gzip.compress(lines, mtime=0))
         return folder / PACKED
 
 

@@ -122,8 +122,16 @@ def test_packing_gives_the_same_bytes_and_the_same_runs(tmp_path: Path) -> None:
     assert gzip.decompress(first) == (log.folder / RUNS).read_bytes()
     assert RunLog.load(tmp_path / "one").runs == log.runs
     assert (tmp_path / "one" / HOSTS).read_bytes() == (log.folder / HOSTS).read_bytes()
-    with pytest.raises(RunsUnwritable, match=PACKED), RunLog.load(tmp_path / "one").locked():
-        pass
+
+
+def test_a_campaign_goes_on_from_a_dataset(tmp_path: Path) -> None:
+    earlier = RunLog(tmp_path / "from", runs=[simulated_run(), simulated_run(repetition=1)])
+    earlier.pack(tmp_path)
+    log = RunLog.load(tmp_path)
+    log.append(simulated_run(repetition=2))
+    log.append(simulated_run())  # as a pack that was killed before the old file was removed leaves it
+
+    assert [run.repetition for run in RunLog.load(tmp_path).runs] == [0, 1, 2]
 
 
 def test_a_packed_file_that_was_cut_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The experiment where cache ways can be given: its cells with CAT, done through the enforcer and seen in the kernel."""
+"""The experiment where cache ways can be given: cells with CAT, done through the enforcer and seen in the kernel."""
 
 from __future__ import annotations
 
