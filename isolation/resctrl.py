@@ -212,11 +212,6 @@ class ResctrlGroups:
         """Return the tids in one of our groups, lowest first."""
         return tuple(sorted(self._resctrl.tasks(self._folder(name))))
 
-    @property
-    def closids_left(self) -> int:
-        """How many more groups can be made, those of others counted."""
-        return max(self._read_info().closids - 1 - len(self._resctrl.groups()), 0)
-
     def _folder(self, name: str) -> str:
         own, colon, number = name.partition(_SEPARATOR)
         return f"{self._prefix}{check_name(own)}{colon}{number}"

@@ -289,14 +289,14 @@ def test_threads_go_back_to_the_foreign_and_monitoring_groups_they_came_from(wor
 
 def test_fault_46_as_many_groups_as_there_are_classes_then_out_of_closids(world: World) -> None:
     pid = world.spawn(1)
-    left = world.groups.closids_left
+    left = world.info.closids - 1 - len(world.verbs.groups())
     for number in range(left):
         world.files.mkdir(world.path(f"filler{number}"))
     undo = world.groups.snapshot("web", world.living(pid))
     with pytest.raises(OutOfClosids, match="share one, or go without"):
         world.groups.place(world.living(pid), world.ways(2), undo, Steps())
 
-    assert world.groups.closids_left == 0
+    assert len(world.verbs.groups()) == world.info.closids - 1
     assert len(world.groups.names()) == left > 1
 
 
@@ -308,7 +308,7 @@ def test_equal_wishes_share_a_group_until_the_last_leaves(world: World) -> None:
     both = set(world.groups.members(f"web{first}"))
     assert world.groups.names() == (f"web{first}",)
     assert world.groups.verify(world.living(second), world.ways(2), undos[second]) == ()
-    for number in range(world.groups.closids_left):
+    for number in range(world.info.closids - 1 - len(world.verbs.groups())):
         world.files.mkdir(world.path(f"filler{number}"))
     for pid in (second, third):  # nobody has that, and the shared one must not be changed
         with pytest.raises(OutOfClosids):
