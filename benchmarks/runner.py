@@ -122,6 +122,7 @@ class Campaign:
             cell=step.cell.name,
             members=step.cell.members,
             isolation=step.cell.isolation,
+            cpus=() if outcome is Outcome.NOT_APPLICABLE else self._cpus(step.cell),
             repetition=step.repetition,
             attempt=attempt,
             block=step.block,
@@ -162,6 +163,10 @@ class Campaign:
             cpu_probe_s=tuple(cpu_s for cpu_s, _ in probes),
             memory_probe_s=tuple(memory_s for _, memory_s in probes),
         )
+
+    def _cpus(self, cell: Cell) -> tuple[str, ...]:
+        specs = seats(cell, self.setting.topology, self.setting.cache)
+        return tuple(str(specs[member.workload].cpus) for member in cell.members) if specs else ()
 
     def _infeasible(self, cell: Cell) -> str:
         setting = self.setting

@@ -76,6 +76,7 @@ class Run:
     cell: str  #: Cell.name
     members: tuple[Member, ...]
     isolation: Isolation
+    cpus: tuple[str, ...] = ()  #: of each member, as in "0-3,8"; empty = left to the kernel
     repetition: int  #: from 0
     attempt: int  #: from 1; a disturbed or failed run is tried again
     block: int

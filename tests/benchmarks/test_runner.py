@@ -85,6 +85,7 @@ def test_a_run_measures_each_member_alone_together_and_alone_again(tmp_path: Pat
     ]
     assert all(one.rate_per_s and one.cpu_s is not None for one in run.readings)
     assert slowdown(run, "cpu") > 0
+    assert run.cpus == (str(min(TOPOLOGY.usable)),) * 2
     together = [one for one in run.readings if one.phase is Phase.TOGETHER]
     # one CPU for both, whatever strangers do; clock ticks of 10 ms
     assert sum(one.cpu_s or 0.0 for one in together) <= max(one.seconds for one in together) + 0.04
