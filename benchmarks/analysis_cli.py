@@ -1,0 +1,210 @@
+"""`experiment analyze`: reads a record of runs and the model in use, prints the analysis as tables or as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.analysis import Analysis, analyse, plain
+from benchmarks.cells import Side
+from benchmarks.errors import RunsMissing
+from benchmarks.interval import Interval
+from benchmarks.matrix import ISOLATIONS, NEIGHBOURS
+from benchmarks.questions import HeldOutScore
+from benchmarks.runs import Outcome, RunLog
+from profiler.errors import ModelDamaged, ModelMissing
+from profiler.registry import ModelRegistry, Scores
+
+
+def analyse_folder(folder: Path, state: Path) -> Analysis:
+    """Analyse the runs of a folder with the score of the model in use; raises RunsMissing when there are none."""
+    log = RunLog.load(folder)
+    if not log.runs:
+        raise RunsMissing(
+            f"no runs in {str(folder)!r}: measure some with `cotenant experiment run`, or name their folder with --data"
+        )
+    score, reason = held_out_score(state, {host.topology for host in log.hosts.values()})
+    return analyse(log.runs, score=score, no_score=reason)
+
+
+def held_out_score(state: Path, topologies: set[str]) -> tuple[HeldOutScore | None, str]:
+    """Give the score of the model in use if it is of that class of host, else why there is none."""
+    try:
+        manifest = ModelRegistry(state / "models").active().manifest
+    except ModelMissing:
+        return None, f"no model is in use in {str(state)!r}: profile the workloads alone, then `cotenant train`"
+    except ModelDamaged as damage:
+        return None, str(damage)
+    if manifest.host_fingerprint not in topologies:
+        return None, f"the model in use ({manifest.id}) is of another class of host"
+    scores: Scores = manifest.scores
+    error, prior, constant, noise = (
+        math.nan if one is None else one
+        for one in (scores.lowo_mape, scores.prior_mape, scores.constant_mape, scores.noise_floor)
+    )
+    found = HeldOutScore(
+        model=manifest.id,
+        observations=manifest.observations,
+        workloads=manifest.workloads,
+        error_ratio=error,
+        prior_error_ratio=prior,
+        constant_error_ratio=constant,
+        noise_ratio=noise,
+    )
+    return found, ""
+
+
+def print_analysis(folder: Path, state: Path, *, as_json: bool) -> None:
+    """Print the analysis of a folder."""
+    found = analyse_folder(folder, state)
+    if as_json:
+        typer.echo(json.dumps(plain(found), indent=1, allow_nan=False))
+        return
+    console = Console(highlight=False)
+    for table in (_outcomes(found), _cells(found), _relief(found), *_factors(found), *_matrices(found)):
+        if table.row_count:
+            console.print(table)
+    for line in _notes(found):
+        console.print(line, markup=False)
+    console.print(_verdicts(found))
+
+
+def _outcomes(found: Analysis) -> Table:
+    table = Table("part", "isolation", *map(str, Outcome), "cells", "without good run", title="Runs by how they ended")
+    for one in found.tallies:
+        counts = (str(one.outcomes[str(outcome)]) for outcome in Outcome)
+        table.add_row(str(one.part), str(one.isolation), *counts, str(one.cells), str(one.cells_without_good_run))
+    return table
+
+
+def _cells(found: Analysis) -> Table:
+    table = Table(
+        "cell", "member", "n", "SF", "95 %", "noise", "d_z", "p (Holm)", "TLS", "TTFT", "TTLT",
+        title="Slowdown of each member, median; TLS, TTFT and TTLT of agents",
+    )  # fmt: skip
+    for one in found.effects:
+        table.add_row(
+            one.cell,
+            one.member,
+            str(one.n),
+            _number(one.slowdown.estimate),
+            _ends(one.slowdown),
+            _number(one.noise.robust_cv_ratio, ".1%"),
+            _number(one.effect.d),
+            _number(one.t_p_holm, ".2g"),
+            *(_number(part.estimate) for part in (one.tail_sensitivity, one.ttft_ratio, one.ttlt_ratio)),
+        )
+    return table
+
+
+def _relief(found: Analysis) -> Table:
+    table = Table(
+        "members", "side", "isolation", "SF without", "SF with", "relief", "95 %", "ratio", "d", "p (Holm)",
+        title="What isolation takes away of the slowdown (SF - 1)",
+    )  # fmt: skip
+    for one in found.reliefs:
+        table.add_row(
+            " + ".join(one.members),
+            str(one.side),
+            str(one.isolation),
+            _number(one.without.estimate),
+            _number(one.with_it.estimate),
+            _number(one.relief.estimate, ".0%"),
+            _ends(one.relief, ".0%"),
+            _number(one.ratio.estimate),
+            _number(one.comparison.effect.d),
+            _number(one.p_holm, ".2g"),
+        )
+    return table
+
+
+def _factors(found: Analysis) -> Sequence[Table]:
+    tables = []
+    for one in found.factors:
+        table = Table(
+            "term", "df", "F", "p (Holm)", "partial eta²", "omega²", title=f"ANOVA of log SF, {one.side} side"
+        )
+        for term in one.table.terms:
+            table.add_row(
+                term.name,
+                str(term.degrees),
+                _number(term.f, ".1f"),
+                _number(one.p_holm[term.name], ".2g"),
+                _number(term.partial_eta_squared, ".3f"),
+                _number(term.omega_squared, ".3f"),
+            )
+        tables.append(table)
+    return tables
+
+
+def _matrices(found: Analysis) -> Sequence[Table]:
+    tables = []
+    for isolation in ISOLATIONS:
+        entries = [one for one in found.matrix if one.isolation is isolation]
+        table = Table("agents", *NEIGHBOURS, title=f"Sensitivity 1 to 5 (median SF) under {isolation}")
+        for row in dict.fromkeys(one.row for one in entries):
+            fields = [one for one in entries if one.row == row]
+            if any(one.cells for one in fields):
+                table.add_row(
+                    row,
+                    *(
+                        f"{one.grade} ({one.median_slowdown:.2f})" if one.grade is not None else "not measured"
+                        for one in fields
+                    ),
+                )
+        tables.append(table)
+    return tables
+
+
+def _notes(found: Analysis) -> Sequence[str]:
+    lines = [f"{found.good_runs} of {found.runs} runs analysed, of {len(found.instances)} host instances"]
+    for side in Side:
+        missing = {
+            name: value.reason
+            for effect in found.effects
+            if effect.side is side
+            for name, value in (("IF", effect.interference_factor), ("CIS", effect.cache_interference))
+            if value.reason and math.isnan(value.estimate)
+        }
+        lines += [f"{name}, {side}: {reason}" for name, reason in missing.items()]
+    for one in found.factors:
+        if one.table.reason:
+            lines.append(f"ANOVA, {one.side}: {one.table.reason}")
+        if one.order:
+            lines.append(f"ANOVA, {one.side}: interactions up to {one.order} factors; block: host instance")
+            if one.levene.p < 0.05:  # NaN compares false
+                lines.append(
+                    f"ANOVA, {one.side}: cells differ in spread (Levene p = {one.levene.p:.2g}), p approximate"
+                )
+    lines += [f"left out: {line}" for line in dict.fromkeys(line for one in found.factors for line in one.left_out)]
+    lines += list(found.not_relieving)
+    for part in found.power:
+        lines.append(
+            f"power, {part.part}: {part.median_n} good runs a cell at the median (least {part.least_n}) find d = 0.8 "
+            f"with power {_number(part.within.power, '.3f')} within a cell, {_number(part.between.power, '.3f')} "
+            f"between two; least d found with 0.8: {_number(part.least_within.d)} and {_number(part.least_between.d)}"
+        )
+    return lines
+
+
+def _verdicts(found: Analysis) -> Table:
+    table = Table("question or claim", "verdict", "why", title="Questions and hypotheses", show_lines=True)
+    for question in found.questions:
+        table.add_row(question.question, "answered" if question.answered else "open", question.answer)
+    for claim in found.hypotheses:
+        table.add_row(claim.claim, str(claim.verdict), claim.reason)
+    return table
+
+
+def _number(value: float, form: str = ".2f") -> str:
+    return "?" if math.isnan(value) else format(value, form)
+
+
+def _ends(one: Interval, form: str = ".2f") -> str:
+    return f"{_number(one.lower, form)} to {_number(one.upper, form)}" if math.isfinite(one.lower) else "?"

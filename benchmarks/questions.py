@@ -1,0 +1,154 @@
+"""The four research questions, answered from what was measured or left open with the reason. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from benchmarks.cell_effects import CellEffect
+from benchmarks.cells import Side
+from benchmarks.factor_effects import FactorEffects
+from benchmarks.relief import Relief
+from benchmarks.verdict import told_p
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutScore:
+    """How well a model predicts workloads that it has not seen: median |predicted / measured - 1|; NaN = unknown."""
+
+    model: str
+    observations: int
+    workloads: int
+    error_ratio: float  #: leave one workload out
+    prior_error_ratio: float  #: of the analytic prior alone, same observations
+    constant_error_ratio: float  #: of always the same
+    noise_ratio: float  #: what repetitions differ by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A research question."""
+
+    name: str
+    question: str
+    answered: bool
+    answer: str  #: one or two sentences with the numbers, or why there is none
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+def quantified(effects: Sequence[CellEffect]) -> Question:
+    """Answer how interference can be quantified."""
+    asked = "How can the interference between ordinary work and agents be quantified?"
+    known = [one for one in effects if one.n]
+    noise = _finite([one.noise.robust_cv_ratio for one in known])
+    widths = _finite([one.noise.half_width_ratio for one in known])
+    tested = [one for one in known if math.isfinite(one.t_p_holm)]
+    if not (noise and tested):
+        return _open("quantify", asked, "no cell has the three good runs that a noise floor needs")
+    slower = [one for one in tested if one.t_p_holm < ALPHA and one.effect.d > 0]
+    medians = [one.slowdown.estimate for one in known]
+    numbers = {
+        "members of cells": float(len(known)),
+        "tested": float(len(tested)),
+        "slowed (Holm, alpha 0.05)": float(len(slower)),
+        "median robust CV": float(np.median(noise)),
+        "median half width of a median": float(np.median(widths)),
+        "least median SF": min(medians),
+        "largest median SF": max(medians),
+    }
+    return Question(
+        name="quantify",
+        question=asked,
+        answered=True,
+        answer=f"By the paired ratio SF of each member to itself alone: one run repeats within a robust CV of "
+        f"{np.median(noise):.1%}, so the median of a cell is known to about {np.median(widths):.1%}. "
+        f"{len(slower)} of {len(tested)} members of cells are slowed beyond chance; medians range from "
+        f"{min(medians):.2f} to {max(medians):.2f}.",
+        numbers=numbers,
+    )
+
+
+def differing(tables: Sequence[FactorEffects]) -> Question:
+    """Answer whether combinations of workloads differ."""
+    asked = "Do combinations of traditional work and agents differ in how they interfere?"
+    found = {one.side: one for one in tables}
+    numbers: dict[str, float] = {}
+    told = []
+    for side, one in found.items():
+        for term in one.table.terms:
+            if set(term.name.split(":")) <= {"traditional", "agent"}:
+                numbers[f"{side}: {term.name} partial eta squared"] = term.partial_eta_squared
+                numbers[f"{side}: {term.name} p (Holm)"] = one.p_holm[term.name]
+                significant = one.p_holm[term.name] < ALPHA
+                told.append(
+                    f"{term.name} {'matters' if significant else 'is not seen to matter'} for the {side} side "
+                    f"({told_p(one.p_holm[term.name])}, partial eta squared {term.partial_eta_squared:.2g})"
+                )
+    if not told:
+        reasons = "; ".join(f"{one.side}: {one.table.reason}" for one in tables)
+        return _open("combinations", asked, f"no analysis of variance over traditional and agent ({reasons})")
+    return Question(name="combinations", question=asked, answered=True, answer="; ".join(told) + ".", numbers=numbers)
+
+
+def relieving(reliefs: Sequence[Relief]) -> Question:
+    """Answer how much isolation relieves."""
+    asked = "How much of the interference does isolation relieve?"
+    if not reliefs:
+        return _open("relief", asked, "no two cells with good runs that differ in isolation only")
+    numbers: dict[str, float] = {}
+    told = []
+    for isolation in dict.fromkeys(one.isolation for one in reliefs):
+        for side in Side:
+            pairs = [one for one in reliefs if one.side is side and one.isolation is isolation]
+            shares = _finite([one.relief.estimate for one in pairs])
+            better = sum(one.p_holm < ALPHA for one in pairs)
+            key = f"{isolation}, {side}"
+            numbers |= {f"{key}: pairs": float(len(pairs)), f"{key}: better (Holm)": float(better)}
+            if shares:
+                numbers |= {
+                    f"{key}: median relief": float(np.median(shares)),
+                    f"{key}: with relief": float(len(shares)),
+                }
+                told.append(
+                    f"{isolation} relieves the {side} side of {np.median(shares):.0%} of its slowdown at the median of "
+                    f"the {len(shares)} pairs that were slowed (better beyond chance in {better} of {len(pairs)})"
+                )
+            else:
+                told.append(f"nothing to relieve on the {side} side in {len(pairs)} pairs under {isolation}")
+    return Question(name="relief", question=asked, answered=True, answer="; ".join(told) + ".", numbers=numbers)
+
+
+def predicting(score: HeldOutScore | None, reason: str) -> Question:
+    """Answer whether what is measured alone predicts the slowdown; `reason` says why there is no score."""
+    asked = "Can what is measured of a workload alone predict its slowdown?"
+    if score is None or not math.isfinite(score.error_ratio):
+        return _open("prediction", asked, reason or "the model has no score on workloads held out")
+    beats = score.error_ratio < min(_finite([score.prior_error_ratio, score.constant_error_ratio]), default=math.inf)
+    return Question(
+        name="prediction",
+        question=asked,
+        answered=True,
+        answer=f"Workloads held out whole are predicted with a median error of {score.error_ratio:.1%} by model "
+        f"{score.model} ({score.observations} observations of {score.workloads} workloads); the prior alone errs by "
+        f"{score.prior_error_ratio:.1%}, a constant by {score.constant_error_ratio:.1%}, repetitions differ by "
+        f"{score.noise_ratio:.1%}. The model {'beats' if beats else 'does not beat'} both.",
+        numbers={
+            "held-out error": score.error_ratio,
+            "prior": score.prior_error_ratio,
+            "constant": score.constant_error_ratio,
+            "noise": score.noise_ratio,
+        },
+    )
+
+
+def _open(name: str, question: str, reason: str) -> Question:
+    return Question(name=name, question=question, answered=False, answer=f"Not answered yet, because {reason}.")
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [one for one in values if math.isfinite(one)]

@@ -1,0 +1,100 @@
+"""How much of a slowdown an isolation takes away, cell by cell against the same members without it. Pure.
+
+relief = 1 - (SF with - 1) / (SF without - 1), of medians: 1 = all of it, 0 = nothing, below 0 = it made matters worse.
+There is something to relieve only where the interval of the median SF without isolation lies above 1; elsewhere the
+denominator is noise, and relief is NaN with that reason. The ratio of medians, with / without, always exists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from benchmarks.cells import Sample, Side
+from benchmarks.design import Isolation, Part
+from benchmarks.effect import Comparison, compare_groups
+from benchmarks.inference import holm
+from benchmarks.interval import Interval, bootstrap_interval, median_interval
+from benchmarks.sample import FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relief:
+    """One side of two cells that differ in isolation only."""
+
+    side: Side
+    members: tuple[str, ...]
+    traditional: str
+    agent: str
+    concurrency: int
+    isolation: Isolation  #: compared with none
+    without: Interval  #: median SF under "none"
+    with_it: Interval  #: median SF under `isolation`
+    relief: Interval
+    ratio: Interval  #: of medians, with / without: below 1 is better
+    comparison: Comparison  #: of log SF, without less with; one-sided: without is greater
+    p_holm: float  #: of its Welch t, over the pairs of one side and isolation
+
+
+def reliefs(samples: Sequence[Sample], isolation: Isolation, *, seed: int = 0) -> tuple[Relief, ...]:
+    """Compare every cell of part "factorial" under that isolation with the same one under none."""
+    cells = {
+        (one.members, one.side, one.isolation): one
+        for one in samples
+        if one.part is Part.FACTORIAL and one.known.size and one.isolation in {Isolation.NONE, isolation}
+    }
+    found = [
+        _relief(cells[members, side, Isolation.NONE], one, seed)
+        for (members, side, kind), one in cells.items()
+        if kind is isolation and (members, side, Isolation.NONE) in cells
+    ]
+    for side in Side:
+        places = [place for place, one in enumerate(found) if one.side is side]
+        adjusted = holm([found[place].comparison.welch.p for place in places])
+        for place, p in zip(places, adjusted, strict=True):
+            found[place] = replace(found[place], p_holm=float(p))
+    return tuple(found)
+
+
+def relieved_share(without: FloatArray, with_it: FloatArray, axis: int = -1) -> FloatArray:
+    """Give 1 - (median with - 1) / (median without - 1)."""
+    return np.asarray(1 - (np.median(with_it, axis=axis) - 1) / (np.median(without, axis=axis) - 1))
+
+
+def _ratio(without: FloatArray, with_it: FloatArray, axis: int = -1) -> FloatArray:
+    return np.asarray(np.median(with_it, axis=axis) / np.median(without, axis=axis))
+
+
+def _relief(without: Sample, with_it: Sample, seed: int) -> Relief:
+    traditional, agent, _, concurrency = with_it.factors
+    before, after = without.known, with_it.known
+    median = median_interval(before, seed=seed)
+    relief = bootstrap_interval(relieved_share, before, after, seed=seed)
+    if not median.lower > 1:  # NaN compares false
+        # Too few runs for an interval: the estimate stands, with the reason why it has no ends.
+        keeps = math.isnan(median.lower) and median.estimate > 1
+        nothing = f"nothing to relieve: median SF without isolation is {median.estimate:.3f}, its interval holds 1"
+        relief = replace(
+            relief,
+            estimate=relief.estimate if keeps else math.nan,
+            lower=math.nan,
+            upper=math.nan,
+            reason=(relief.reason or median.reason) if keeps else nothing,
+        )
+    return Relief(
+        side=with_it.side,
+        members=tuple(map(str, with_it.members)),
+        traditional=traditional,
+        agent=agent,
+        concurrency=concurrency,
+        isolation=with_it.isolation,
+        without=median,
+        with_it=median_interval(after, seed=seed),
+        relief=relief,
+        ratio=bootstrap_interval(_ratio, before, after, seed=seed),
+        comparison=compare_groups(np.log(before), np.log(after), alternative="greater"),
+        p_holm=math.nan,
+    )

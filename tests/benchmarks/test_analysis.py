@@ -1,0 +1,280 @@
+"""The analysis on simulated records: planted effects are found, planted nulls are not, gaps give reasons."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+
+import pytest
+
+from benchmarks.analysis import Analysis, analyse, plain
+from benchmarks.cells import Side, good_runs, samples
+from benchmarks.design import Cell, Isolation, Member
+from benchmarks.questions import HeldOutScore
+from benchmarks.runs import Outcome, Run
+from benchmarks.verdict import Hypothesis, Verdict
+from tests.benchmarks.simulated_runs import AGENTS, NOT_HERE, breadth_cells, factorial_cells, simulated_runs
+
+SMALL = factorial_cells(agents=("single", "multi-4"), concurrency=(1, 4))
+WAYS = (Isolation.NONE, Isolation.CAT)
+
+
+def shared(cell: Cell, member: Member) -> float:
+    """Plant: memory slows agents by 1.3; without pinning all by 1.5 more; pinning takes that away."""
+    beside_memory = 1.3 if cell.members[0].workload == "memory" and member.workload in AGENTS else 1.0
+    return beside_memory * (1.5 if cell.isolation is Isolation.NONE else 1.0)
+
+
+@pytest.fixture(scope="module")
+def planted() -> Analysis:
+    return analyse(simulated_runs(SMALL, truth=shared, repetitions=12))
+
+
+@pytest.fixture(scope="module")
+def null() -> Analysis:
+    return analyse(simulated_runs(SMALL, repetitions=12))
+
+
+def claim(found: Analysis, name: str) -> Hypothesis:
+    return next(one for one in found.hypotheses if one.name == name)
+
+
+def test_planted_slowdowns_are_found_in_just_their_members(planted: Analysis) -> None:
+    slowed = {(one.cell, one.member) for one in planted.effects if one.t_p_holm < 0.05 and one.slowdown.lower > 1}
+
+    expected = {(cell.name, str(member)) for cell in SMALL for member in cell.members if shared(cell, member) > 1}
+    assert slowed == expected
+
+
+def test_medians_and_their_intervals_are_those_planted(planted: Analysis) -> None:
+    truth = {(cell.name, str(member)): shared(cell, member) for cell in SMALL for member in cell.members}
+
+    held = sum(one.slowdown.lower <= truth[one.cell, one.member] <= one.slowdown.upper for one in planted.effects)
+
+    assert len(planted.effects) == 2 * len(SMALL)
+    assert held >= 0.85 * len(planted.effects)
+
+
+def test_nothing_is_found_where_nothing_was_planted(null: Analysis) -> None:
+    assert not [one.cell for one in null.effects if one.t_p_holm < 0.05]
+    assert not [name for one in null.factors for name, p in one.p_holm.items() if p < 0.01]
+    assert not [one.members for one in null.reliefs if one.p_holm < 0.05]
+    assert claim(null, "memory and AI").verdict is Verdict.NOT_SUPPORTED
+    assert null.questions[0].numbers["slowed (Holm, alpha 0.05)"] == 0
+
+
+def test_the_table_of_factors_finds_the_planted_ones(planted: Analysis) -> None:
+    agent = next(one for one in planted.factors if one.side is Side.AGENT)
+
+    significant = {name for name, p in agent.p_holm.items() if p < 0.001}
+
+    assert significant == {"traditional", "isolation"}
+    assert agent.order == 4
+    assert agent.levels["concurrency"] == ("1", "4")
+
+
+def test_relief_is_the_share_that_was_planted(planted: Analysis) -> None:
+    agents = [one for one in planted.reliefs if one.side is Side.AGENT]
+
+    assert len(agents) == len(SMALL) / 2
+    for one in agents:
+        true = 1 - (0.3 / 0.95 if one.traditional == "memory" else 0.0)  # SF 1.95 -> 1.3, else 1.5 -> 1
+        assert one.relief.estimate == pytest.approx(true, abs=0.15)
+        assert one.ratio.estimate == pytest.approx(1 / 1.5, abs=0.08)
+        assert one.p_holm < 0.001
+
+
+def test_relief_of_no_slowdown_is_unknown_and_says_why(null: Analysis) -> None:
+    unknown = [one for one in null.reliefs if math.isnan(one.relief.estimate)]
+
+    assert len(unknown) >= 0.9 * len(null.reliefs)
+    assert all("nothing to relieve" in one.relief.reason for one in unknown)
+    assert all(one.ratio.lower < 1.1 and one.ratio.upper > 0.9 for one in unknown)
+
+
+def test_memory_beside_agents_is_supported_when_planted(planted: Analysis) -> None:
+    found = claim(planted, "memory and AI")
+
+    assert found.verdict is Verdict.SUPPORTED
+    assert found.numbers["d lower"] > 0.8
+    assert found.numbers["ratio of geometric mean SF"] == pytest.approx(1.3, abs=0.03)
+
+
+def test_an_effect_below_the_threshold_is_not_supported_though_significant() -> None:
+    cells = factorial_cells(traditional=("cpu", "memory"), isolation=(Isolation.PINNING,))
+
+    def slightly(cell: Cell, member: Member) -> float:
+        return 1.02 if cell.members[0].workload == "memory" else 1.0
+
+    found = claim(analyse(simulated_runs(cells, truth=slightly)), "memory and AI")
+
+    assert found.numbers["p"] < 0.05
+    assert found.verdict is Verdict.NOT_SUPPORTED
+    assert "all below 0.8" in found.reason
+
+
+def test_cache_partitioning_needs_ways_and_counters(planted: Analysis) -> None:
+    without_ways = analyse(simulated_runs(factorial_cells(isolation=WAYS, concurrency=(4,)), repetitions=6))
+
+    for found in (planted, without_ways):
+        assert claim(found, "cache partitioning").verdict is Verdict.NOT_TESTABLE
+    assert NOT_HERE in claim(without_ways, "cache partitioning").reason
+    assert f"cat: not testable here: {NOT_HERE}" in without_ways.not_relieving
+    assert any(line.startswith("isolation cat: no good run") for line in without_ways.factors[0].left_out)
+
+
+@pytest.mark.parametrize(("with_ways", "verdict"), [(1.1, Verdict.SUPPORTED), (2.0, Verdict.NOT_SUPPORTED)])
+def test_cache_partitioning_is_judged_where_it_was_measured(with_ways: float, verdict: Verdict) -> None:
+    cells = factorial_cells(traditional=("memory",), isolation=WAYS, concurrency=(4,))
+
+    def ways(cell: Cell, member: Member) -> float:
+        return with_ways if cell.isolation is Isolation.CAT else 2.0
+
+    found = claim(analyse(simulated_runs(cells, truth=ways, counters=True)), "cache partitioning")
+
+    assert found.verdict is verdict
+    assert found.numbers["relief"] == pytest.approx(1 - (with_ways - 1), abs=0.1)
+
+
+def test_counters_that_are_not_there_are_named_and_those_that_are_give_numbers(planted: Analysis) -> None:
+    counted = analyse(simulated_runs(SMALL[:1], truth=shared, counters=True))
+
+    assert all("no PMU" in one.interference_factor.reason for one in planted.effects)
+    assert counted.effects[1].interference_factor.estimate == pytest.approx(1 - 1 / 1.5, abs=0.05)
+    assert counted.effects[1].cache_interference.estimate == pytest.approx(1.5**2 - 1, abs=0.2)  # misses / s over rate
+    assert counted.effects[1].tail_sensitivity.estimate == pytest.approx(1.5**2 - 1, abs=0.2)
+    assert counted.effects[1].ttft_ratio.estimate == pytest.approx(1.5, abs=0.1)
+    assert "no tokens" in counted.effects[0].ttft_ratio.reason
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(0.5, Verdict.SUPPORTED), (0.0, Verdict.NOT_SUPPORTED)])
+def test_burstiness_is_found_in_the_sensitivity_only_when_planted(slope: float, verdict: Verdict) -> None:
+    pauses = {name: 0.1 * place for place, name in enumerate(sorted(AGENTS))}
+    cells = breadth_cells(sorted(AGENTS), ("cpu", "io"), (Isolation.PINNING,))
+
+    def bursty(agent: str, draw: random.Random) -> float:
+        return 0.02 + (pauses.get(agent, 0.0) if draw.random() < 0.1 else 0.0)
+
+    def suffering(cell: Cell, member: Member) -> float:
+        return 1 + slope * pauses.get(member.workload, 0.0)
+
+    runs = simulated_runs(cells, truth=suffering, rhythm=bursty, repetitions=4, noise=0.01)
+    found = analyse(runs)
+
+    hypothesis = claim(found, "burstiness and sensitivity")
+    assert hypothesis.verdict is verdict
+    assert hypothesis.numbers["agents"] == len(AGENTS)
+    assert found.burstiness.conditions == ("breadth/cpu/pinning", "breadth/io/pinning")
+
+
+def test_burstiness_of_two_agents_is_not_testable_and_says_why(planted: Analysis) -> None:
+    found = claim(planted, "burstiness and sensitivity")
+
+    assert found.verdict is Verdict.NOT_TESTABLE
+    assert "2 agent workloads" in found.reason
+
+
+def test_the_matrix_grades_what_is_there_and_names_what_is_not(planted: Analysis) -> None:
+    grades = {(one.row, one.column): one for one in planted.matrix if one.isolation is Isolation.PINNING}
+
+    assert grades["reasoning", "bandwidth saturation"].grade == 3  # planted 1.3
+    assert grades["multi-agent", "latency jitter"].grade == 1
+    assert grades["multi-agent", "cache contention"].grade is None
+    assert "not measured" in grades["multi-agent", "cache contention"].reason
+
+
+def test_a_better_model_answers_the_fourth_question_and_none_leaves_it_open(planted: Analysis) -> None:
+    score = HeldOutScore(
+        model="m", observations=9, workloads=3, error_ratio=0.1, prior_error_ratio=0.2, constant_error_ratio=0.3,
+        noise_ratio=0.05,
+    )  # fmt: skip
+
+    answered = analyse([], score=score).questions[3]
+
+    assert answered.answered
+    assert "10.0%" in answered.answer
+    assert "beats both" in answered.answer
+    assert not planted.questions[3].answered
+    assert "because no model" in planted.questions[3].answer
+
+
+def test_only_one_good_run_of_a_cell_and_repetition_counts() -> None:
+    runs = simulated_runs(SMALL[:2], repetitions=3)
+    again = dataclasses.replace(runs[0], attempt=2, started_unix_s=99.0, readings=())
+    disturbed = dataclasses.replace(runs[1], outcome=Outcome.DISTURBED, started_unix_s=-1.0, reason="busy")
+
+    found = analyse([again, disturbed, *runs])
+
+    assert found.good_runs == 6
+    assert found.runs == 8
+    assert [one.n for one in found.effects] == [3] * 4
+    (tally,) = found.tallies
+    assert tally.outcomes == {"ok": 7, "failed": 0, "disturbed": 1, "not applicable": 0}
+    assert tally.surplus == 1
+
+
+def test_disturbed_runs_alone_give_counts_and_reasons_but_no_numbers() -> None:
+    runs = [dataclasses.replace(one, outcome=Outcome.DISTURBED) for one in simulated_runs(SMALL, repetitions=2)]
+
+    found = analyse(runs)
+
+    assert found.effects == ()
+    assert sum(one.cells_without_good_run for one in found.tallies) == len(SMALL)
+    assert not any(one.answered for one in found.questions)
+    assert {one.verdict for one in found.hypotheses} == {Verdict.NOT_TESTABLE}
+    assert all(one.reason for one in found.hypotheses)
+    assert all(one.table.reason for one in found.factors)
+
+
+def test_a_window_that_did_not_tell_is_counted_and_left_out() -> None:
+    runs = simulated_runs(SMALL[:1], repetitions=8)
+    runs[3] = dataclasses.replace(runs[3], readings=runs[3].readings[:-1])  # the agent's last window
+
+    found = analyse(runs)
+
+    assert [(one.n, one.unknown) for one in found.effects] == [(8, 0), (7, 1)]
+
+
+def test_two_repetitions_give_estimates_with_a_reason_instead_of_ends() -> None:
+    found = analyse(simulated_runs(SMALL, truth=shared, repetitions=2))
+
+    assert all(math.isnan(one.slowdown.lower) and one.slowdown.reason for one in found.effects)
+    assert all(one.slowdown.estimate > 0.8 for one in found.effects)
+    assert any(math.isfinite(one.relief.estimate) and one.relief.reason for one in found.reliefs)
+
+
+def test_the_same_runs_in_any_order_give_the_same_numbers() -> None:
+    runs = simulated_runs(SMALL[:6], truth=shared, repetitions=8)
+    shuffled: list[Run] = sorted(runs, key=lambda run: (run.repetition * 5 % 8, run.cell), reverse=True)
+
+    assert json.dumps(plain(analyse(runs))) == json.dumps(plain(analyse(shuffled)))
+
+
+def test_everything_is_json_without_nan(planted: Analysis) -> None:
+    text = json.dumps(plain(planted), allow_nan=False)
+
+    read = json.loads(text)
+    assert read["effects"][0]["side"] == "traditional"
+    assert read["effects"][0]["interference_factor"]["estimate"] is None
+    assert read["effects"][0]["interference_factor"]["reason"]
+
+
+def test_instances_enter_as_a_block() -> None:
+    runs = simulated_runs(SMALL, truth=shared, repetitions=4, instances=("one", "two"))
+
+    found = analyse(runs)
+
+    assert found.instances == (("one", len(runs) // 2), ("two", len(runs) // 2))
+    assert found.factors[1].table.term("block").degrees == 1
+
+
+def test_three_members_are_summarised_each_and_enter_no_pair() -> None:
+    cell = breadth_cells(("memory",), ("single",), (Isolation.STACKED,))[0]
+    trio = dataclasses.replace(cell, members=(Member(workload="cpu"), *cell.members))
+
+    table = samples(good_runs(simulated_runs([trio], repetitions=3)))
+
+    assert [one.side for one in table] == [Side.TRADITIONAL, Side.TRADITIONAL, Side.AGENT]
+    assert [len(one.neighbours) for one in table] == [2, 2, 2]
