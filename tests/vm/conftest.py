@@ -10,6 +10,7 @@ import pytest
 from benchmarks.daemon_process import DaemonProcess
 from cotenant import Client
 from isolation.cgroup import find_hierarchy
+from isolation.resctrl_info import find_resctrl
 from isolation.topology import read_topology
 
 
@@ -22,6 +23,15 @@ def mount() -> Path:
     if sum(bool(node.cpus) for node in read_topology().nodes) < 2:
         pytest.skip("needs two NUMA nodes with CPUs; make test-vm boots such a machine")
     return Path(hierarchy.mount)
+
+
+@pytest.fixture(scope="module")
+def resctrl() -> Path:
+    """Return where resctrl is mounted."""
+    found = find_resctrl()
+    if found is None or not (found.path / "info").is_dir():
+        pytest.skip("needs a mounted resctrl; make test-vm boots such a kernel")
+    return found.path
 
 
 @pytest.fixture(scope="session")

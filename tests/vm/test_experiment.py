@@ -14,20 +14,11 @@ from benchmarks.runner import Campaign, Setting
 from benchmarks.runs import Outcome, RunLog
 from benchmarks.seats import lacking
 from isolation.enforcer import Enforcer
-from isolation.resctrl_info import find_resctrl
 from isolation.topology import read_topology
 from tests.fakes.campaigns import HOST, design
 
 pytestmark = pytest.mark.root
 _PREFIX = f"cotenant-test-{os.getpid()}"
-
-
-@pytest.fixture(scope="module")
-def resctrl() -> Path:
-    found = find_resctrl()
-    if found is None or not (found.path / "info").is_dir():
-        pytest.skip("needs a mounted resctrl; make test-vm boots such a kernel")
-    return found.path
 
 
 def groups(resctrl: Path) -> dict[str, str]:

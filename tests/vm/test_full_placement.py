@@ -13,7 +13,6 @@ import pytest
 from cotenant import Client
 from cotenant.v1 import placement_pb2, profile_pb2
 from isolation.cpuset import CpuSet
-from isolation.resctrl_info import find_resctrl
 from tests.fakes.children import real_process
 from tests.vm.test_place import picture, threads
 
@@ -23,14 +22,6 @@ ACTIVE = placement_pb2.PLACEMENT_STATE_ACTIVE
 HUNGRY = {"cpu_utilisation_ratio": 1.0, "cache_sensitivity_sf": 2.0, "cache_pressure_ratio": 0.4}
 STREAMING = {"cpu_utilisation_ratio": 1.0, "cache_sensitivity_sf": 1.0, "cache_pressure_ratio": 1.0}
 _PAGES = 2000
-
-
-@pytest.fixture(scope="module")
-def resctrl() -> Path:
-    found = find_resctrl()
-    if found is None or not (found.path / "info").is_dir():
-        pytest.skip("needs a mounted resctrl; make test-vm boots such a kernel")
-    return found.path
 
 
 def simulated(name: str, values: dict[str, float]) -> profile_pb2.Profile:
