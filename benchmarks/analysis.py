@@ -19,10 +19,11 @@ from benchmarks.cell_effects import WANTED_D, CellEffect, cell_effects
 from benchmarks.cells import Sample, Side, Tally, good_runs, not_applicable, samples, tallies
 from benchmarks.design import Isolation, Part
 from benchmarks.factor_effects import FactorEffects, factor_effects
+from benchmarks.host_noise import HostNoise, host_noise
 from benchmarks.hypotheses import burstiness_and_sensitivity, cache_partitioning, memory_beside_agents
 from benchmarks.matrix import Entry, sensitivity_matrix
 from benchmarks.questions import HeldOutScore, Question, differing, predicting, quantified, relieving
-from benchmarks.relief import Relief, reliefs
+from benchmarks.relief import Relief, ReliefSummary, reliefs, summarised
 from benchmarks.runs import Run
 from benchmarks.statistical_power import Power, least_detectable, power_of
 from benchmarks.verdict import Hypothesis
@@ -59,9 +60,11 @@ class Analysis:
     effects: tuple[CellEffect, ...]
     factors: tuple[FactorEffects, ...]  #: one for each side
     reliefs: tuple[Relief, ...]
+    relief_summaries: tuple[ReliefSummary, ...]
     not_relieving: tuple[str, ...]  #: isolations without any pair of cells, and why
     power: tuple[Achieved, ...]
     burstiness: BurstinessEffect
+    noise: tuple[HostNoise, ...]  #: of the good runs
     questions: tuple[Question, ...]
     hypotheses: tuple[Hypothesis, ...]
     matrix: tuple[Entry, ...]
@@ -74,6 +77,8 @@ def analyse(runs: Sequence[Run], *, score: HeldOutScore | None = None, no_score:
     effects = cell_effects(table, seed=seed)
     factors = tuple(factor_effects(runs, table, side) for side in Side)
     relieved = tuple(one for isolation in _RELIEVING for one in reliefs(table, isolation, seed=seed))
+    noise = host_noise(good)
+    summaries = summarised(table, relieved, seed=seed)
     burstiness = burstiness_effect(good, table, seed=seed)
     return Analysis(
         runs=len(runs),
@@ -86,13 +91,15 @@ def analyse(runs: Sequence[Run], *, score: HeldOutScore | None = None, no_score:
         effects=effects,
         factors=factors,
         reliefs=relieved,
+        relief_summaries=summaries,
         not_relieving=_not_relieving(runs, relieved),
         power=_power(table),
         burstiness=burstiness,
+        noise=noise,
         questions=(
-            quantified(effects),
+            quantified(effects, noise),
             differing(factors),
-            relieving(relieved),
+            relieving(summaries),
             predicting(score, no_score or "no model was given"),
         ),
         hypotheses=(

@@ -67,7 +67,7 @@ def print_analysis(folder: Path, state: Path, *, as_json: bool) -> None:
         typer.echo(json.dumps(plain(found), indent=1, allow_nan=False))
         return
     console = Console(highlight=False)
-    for table in (_outcomes(found), _cells(found), _relief(found), *_factors(found), *_matrices(found)):
+    for table in (_outcomes(found), _noise(found), _cells(found), _relief(found), *_factors(found), *_matrices(found)):
         if table.row_count:
             console.print(table)
     for line in _notes(found):
@@ -80,6 +80,15 @@ def _outcomes(found: Analysis) -> Table:
     for one in found.tallies:
         counts = (str(one.outcomes[str(outcome)]) for outcome in Outcome)
         table.add_row(str(one.part), str(one.isolation), *counts, str(one.cells), str(one.cells_without_good_run))
+    return table
+
+
+def _noise(found: Analysis) -> Table:
+    table = Table("measure", "n", "median", "95th percentile", "largest", "unit", title="How quiet the host was")
+    for one in found.noise:
+        if one.n:
+            numbers = (_number(value, ".2%") for value in (one.median, one.p95, one.largest))
+            table.add_row(one.measure, str(one.n), *numbers, one.unit)
     return table
 
 
@@ -97,7 +106,7 @@ def _cells(found: Analysis) -> Table:
             _ends(one.slowdown),
             _number(one.noise.robust_cv_ratio, ".1%"),
             _number(one.effect.d),
-            _number(one.t_p_holm, ".2g"),
+            _p(one.t_p_holm),
             *(_number(part.estimate) for part in (one.tail_sensitivity, one.ttft_ratio, one.ttlt_ratio)),
         )
     return table
@@ -119,7 +128,7 @@ def _relief(found: Analysis) -> Table:
             _ends(one.relief, ".0%"),
             _number(one.ratio.estimate),
             _number(one.comparison.effect.d),
-            _number(one.p_holm, ".2g"),
+            _p(one.p_holm),
         )
     return table
 
@@ -135,7 +144,7 @@ def _factors(found: Analysis) -> Sequence[Table]:
                 term.name,
                 str(term.degrees),
                 _number(term.f, ".1f"),
-                _number(one.p_holm[term.name], ".2g"),
+                _p(one.p_holm[term.name]),
                 _number(term.partial_eta_squared, ".3f"),
                 _number(term.omega_squared, ".3f"),
             )
@@ -204,6 +213,10 @@ def _verdicts(found: Analysis) -> Table:
 
 def _number(value: float, form: str = ".2f") -> str:
     return "?" if math.isnan(value) else format(value, form)
+
+
+def _p(value: float) -> str:
+    return "<1e-300" if value == 0 else _number(value, ".2g")
 
 
 def _ends(one: Interval, form: str = ".2f") -> str:

@@ -128,12 +128,11 @@ def interference_factor(run: Run, member: str) -> float:
 
 
 def cache_interference(run: Run, member: str) -> float:
-    """Give CIS of one member: LLC misses per unit of work, together / alone - 1; NaN without counters."""
+    """Give CIS of one member: LLC misses per unit of work, together / alone - 1; NaN without counters.
 
-    def misses(one: Reading) -> float | None:
-        return one.llc_misses_per_s / one.rate_per_s if one.llc_misses_per_s is not None and one.rate_per_s else None
-
-    return _change(run, member, misses)
+    Per unit of work is per second times the time that the same work takes, hence times SF.
+    """
+    return (1 + _change(run, member, lambda one: one.llc_misses_per_s)) * slowdown(run, member) - 1
 
 
 def _change(run: Run, member: str, value: Callable[[Reading], float | None]) -> float:

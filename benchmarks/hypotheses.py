@@ -13,8 +13,7 @@ from benchmarks.cells import Sample, Side, not_applicable
 from benchmarks.design import Isolation, Part
 from benchmarks.effect import compare_groups
 from benchmarks.inference import welch
-from benchmarks.interval import bootstrap_interval
-from benchmarks.relief import relieved_share
+from benchmarks.relief import over_pairs, relieved_share
 from benchmarks.runs import Run
 from benchmarks.sample import FloatArray
 from benchmarks.verdict import Hypothesis, Verdict, judged, told_p
@@ -81,7 +80,8 @@ def cache_partitioning(runs: Sequence[Run], samples: Sequence[Sample], *, seed: 
     claim = "Cache partitioning takes away more than 30 % of the slowdown, with CIS down by more than 40 %, p < 0.001"
     rule = (
         "part factorial, isolation cat against none, agents; relief = 1 - (SF with - 1) / (SF without - 1) and "
-        "1 - CIS with / CIS without, of medians over all runs of the pairs of cells; Welch t of log SF, one-sided"
+        "1 - CIS with / CIS without (where misses rose), of medians, and of these the median over the pairs of cells; "
+        "Welch t of log SF, centred by pair, one-sided"
     )
     asked = Hypothesis(name="cache partitioning", claim=claim, rule=rule, verdict=Verdict.NOT_TESTABLE, reason="")
     chosen = [one for one in samples if one.part is Part.FACTORIAL and one.side is Side.AGENT and one.known.size]
@@ -91,19 +91,21 @@ def cache_partitioning(runs: Sequence[Run], samples: Sequence[Sample], *, seed: 
     if not members:
         reasons = not_applicable(runs, Isolation.CAT)
         return replace(asked, reason=f"no good run under cat beside one under none{_because(reasons)}")
-    without = np.concatenate([before[one].known for one in members])
-    with_it = np.concatenate([after[one].known for one in members])
-    relief = bootstrap_interval(relieved_share, without, with_it, seed=seed)
-    p = welch(np.log(without), np.log(with_it), alternative="greater").p
+    relief = over_pairs(
+        relieved_share, [before[one].known for one in members], [after[one].known for one in members], seed=seed
+    )
+    logs = [{"without": before[one].log_slowdown, "with": after[one].log_slowdown} for one in members]
+    p = welch(*_centred(logs, "without", "with"), alternative="greater").p
     numbers = {"relief": relief.estimate, "relief lower": relief.lower, "relief upper": relief.upper, "p": p}
-    misses = [np.concatenate([cells[one].cache_interference for one in members]) for cells in (before, after)]
-    misses = [one[np.isfinite(one)] for one in misses]
-    if not all(one.size for one in misses):
+    misses = [[_finite(cells[one].cache_interference) for one in members] for cells in (before, after)]
+    counted = [one for one in zip(*misses, strict=True) if all(side.size for side in one) and np.median(one[0]) > 0]
+    if not counted:
         told = (
-            f"relief {relief.estimate:.3g}, {told_p(p)}, but CIS is not available here: no hardware counters (no PMU)"
+            f"relief {relief.estimate:.3g}, {told_p(p)}, but CIS is not available here: no hardware counters (no PMU), "
+            "or no cell whose misses rose"
         )
         return replace(asked, reason=told, numbers=numbers)
-    drop = bootstrap_interval(_drop, *misses, seed=seed)
+    drop = over_pairs(_drop, [one for one, _ in counted], [one for _, one in counted], seed=seed)
     numbers |= {"CIS drop": drop.estimate, "CIS drop lower": drop.lower, "CIS drop upper": drop.upper}
     parts = [
         judged(one.estimate, one.lower, one.upper, p, threshold=threshold, alpha=CACHE_ALPHA, what=what)
@@ -156,6 +158,10 @@ def _centred(strata: Sequence[dict[str, FloatArray]], first: str, second: str) -
         np.concatenate([cells[first] - middle for cells, middle in zip(strata, middles, strict=True)]),
         np.concatenate([cells[second] - middle for cells, middle in zip(strata, middles, strict=True)]),
     )
+
+
+def _finite(values: FloatArray) -> FloatArray:
+    return values[np.isfinite(values)]
 
 
 def _drop(without: FloatArray, with_it: FloatArray, axis: int = -1) -> FloatArray:

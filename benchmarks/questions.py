@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.cell_effects import CellEffect
-from benchmarks.cells import Side
 from benchmarks.factor_effects import FactorEffects
-from benchmarks.relief import Relief
+from benchmarks.host_noise import HostNoise
+from benchmarks.relief import ReliefSummary
 from benchmarks.verdict import told_p
 
 ALPHA = 0.05
@@ -41,7 +41,7 @@ class Question:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-def quantified(effects: Sequence[CellEffect]) -> Question:
+def quantified(effects: Sequence[CellEffect], host: Sequence[HostNoise]) -> Question:
     """Answer how interference can be quantified."""
     asked = "How can the interference between ordinary work and agents be quantified?"
     known = [one for one in effects if one.n]
@@ -58,6 +58,7 @@ def quantified(effects: Sequence[CellEffect]) -> Question:
         "slowed (Holm, alpha 0.05)": float(len(slower)),
         "median robust CV": float(np.median(noise)),
         "median half width of a median": float(np.median(widths)),
+        **{f"{one.measure}, median": one.median for one in host},
         "least median SF": min(medians),
         "largest median SF": max(medians),
     }
@@ -80,6 +81,7 @@ def differing(tables: Sequence[FactorEffects]) -> Question:
     numbers: dict[str, float] = {}
     told = []
     for side, one in found.items():
+        numbers[f"{side}: Kruskal-Wallis p over combinations"] = one.combinations.p
         for term in one.table.terms:
             if set(term.name.split(":")) <= {"traditional", "agent"}:
                 numbers[f"{side}: {term.name} partial eta squared"] = term.partial_eta_squared
@@ -95,31 +97,32 @@ def differing(tables: Sequence[FactorEffects]) -> Question:
     return Question(name="combinations", question=asked, answered=True, answer="; ".join(told) + ".", numbers=numbers)
 
 
-def relieving(reliefs: Sequence[Relief]) -> Question:
+def relieving(reliefs: Sequence[ReliefSummary]) -> Question:
     """Answer how much isolation relieves."""
     asked = "How much of the interference does isolation relieve?"
     if not reliefs:
         return _open("relief", asked, "no two cells with good runs that differ in isolation only")
     numbers: dict[str, float] = {}
     told = []
-    for isolation in dict.fromkeys(one.isolation for one in reliefs):
-        for side in Side:
-            pairs = [one for one in reliefs if one.side is side and one.isolation is isolation]
-            shares = _finite([one.relief.estimate for one in pairs])
-            better = sum(one.p_holm < ALPHA for one in pairs)
-            key = f"{isolation}, {side}"
-            numbers |= {f"{key}: pairs": float(len(pairs)), f"{key}: better (Holm)": float(better)}
-            if shares:
-                numbers |= {
-                    f"{key}: median relief": float(np.median(shares)),
-                    f"{key}: with relief": float(len(shares)),
-                }
-                told.append(
-                    f"{isolation} relieves the {side} side of {np.median(shares):.0%} of its slowdown at the median of "
-                    f"the {len(shares)} pairs that were slowed (better beyond chance in {better} of {len(pairs)})"
-                )
-            else:
-                told.append(f"nothing to relieve on the {side} side in {len(pairs)} pairs under {isolation}")
+    for one in reliefs:
+        key, relief = f"{one.isolation}, {one.side}", one.relief
+        numbers |= {
+            f"{key}: pairs": one.pairs,
+            f"{key}: slowed": one.slowed,
+            f"{key}: better (Holm)": one.better,
+            f"{key}: median relief": relief.estimate,
+            f"{key}: median relief lower": relief.lower,
+            f"{key}: median relief upper": relief.upper,
+        }
+        if one.slowed:
+            ends = "" if relief.reason else f" (95 % interval {relief.lower:.0%} to {relief.upper:.0%})"
+            told.append(
+                f"{one.isolation} takes {relief.estimate:.0%} of the {one.side} side's slowdown away{ends}, at the "
+                f"median of the {one.slowed} pairs of cells that were slowed; better beyond chance in {one.better} of "
+                f"{one.pairs}"
+            )
+        else:
+            told.append(f"{one.isolation} has nothing to relieve on the {one.side} side in {one.pairs} pairs of cells")
     return Question(name="relief", question=asked, answered=True, answer="; ".join(told) + ".", numbers=numbers)
 
 

@@ -8,7 +8,7 @@ denominator is noise, and relief is NaN with that reason. The ratio of medians, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from benchmarks.effect import Comparison, compare_groups
 from benchmarks.inference import holm
 from benchmarks.interval import Interval, bootstrap_interval, median_interval
 from benchmarks.sample import FloatArray
+from benchmarks.statistical_power import ALPHA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,59 @@ def reliefs(samples: Sequence[Sample], isolation: Isolation, *, seed: int = 0) -
         for place, p in zip(places, adjusted, strict=True):
             found[place] = replace(found[place], p_holm=float(p))
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReliefSummary:
+    """All pairs of cells of one side and isolation."""
+
+    side: Side
+    isolation: Isolation
+    pairs: int
+    slowed: int  #: pairs with something to relieve
+    better: int  #: pairs whose p_holm is below 0.05
+    relief: Interval  #: median over the slowed pairs of their relief; every cell resampled for itself
+
+
+def summarised(samples: Sequence[Sample], found: Sequence[Relief], *, seed: int = 0) -> tuple[ReliefSummary, ...]:
+    """Summarise what `reliefs` found of these samples."""
+    cells = {(tuple(map(str, one.members)), one.side, one.isolation): one.known for one in samples}
+    groups: dict[tuple[Side, Isolation], list[Relief]] = {}
+    for one in found:
+        groups.setdefault((one.side, one.isolation), []).append(one)
+    summaries = []
+    for (side, isolation), group in groups.items():
+        slowed = [one for one in group if math.isfinite(one.relief.estimate)]
+        relief = over_pairs(
+            relieved_share,
+            [cells[one.members, side, Isolation.NONE] for one in slowed],
+            [cells[one.members, side, isolation] for one in slowed],
+            seed=seed,
+        )
+        summaries.append(
+            ReliefSummary(
+                side=side,
+                isolation=isolation,
+                pairs=len(group),
+                slowed=len(slowed),
+                better=sum(one.p_holm < ALPHA for one in group),
+                relief=relief if slowed else replace(relief, reason="no pair of cells has anything to relieve"),
+            )
+        )
+    return tuple(summaries)
+
+
+def over_pairs(
+    share: Callable[..., FloatArray], without: Sequence[FloatArray], with_it: Sequence[FloatArray], *, seed: int = 0
+) -> Interval:
+    """Give the median over pairs of cells of share(without, with, axis=-1), every cell resampled for itself."""
+
+    def median(*drawn: FloatArray, axis: int = -1) -> FloatArray:
+        half = len(drawn) // 2
+        shares = [share(one, other, axis=axis) for one, other in zip(drawn[:half], drawn[half:], strict=True)]
+        return np.asarray(np.median(shares, axis=0))
+
+    return bootstrap_interval(median, *(without or [np.empty(0)]), *(with_it or [np.empty(0)]), seed=seed)
 
 
 def relieved_share(without: FloatArray, with_it: FloatArray, axis: int = -1) -> FloatArray:

@@ -86,6 +86,36 @@ def test_relief_is_the_share_that_was_planted(planted: Analysis) -> None:
         assert one.p_holm < 0.001
 
 
+def test_relief_is_summarised_over_the_pairs_that_were_slowed(planted: Analysis, null: Analysis) -> None:
+    (traditional, agents) = planted.relief_summaries
+
+    assert (agents.pairs, agents.slowed, agents.better) == (12, 12, 12)
+    assert agents.relief.lower < 1.0 < agents.relief.upper
+    assert traditional.relief.estimate == pytest.approx(1.0, abs=0.05)
+    for one in null.relief_summaries:
+        assert one.better == 0
+        assert one.slowed <= 1
+
+
+def test_the_noise_of_the_host_is_told_from_good_runs_only() -> None:
+    runs = simulated_runs(SMALL[:1], repetitions=5, instances=("one", "two"))
+    told = [
+        dataclasses.replace(one, steal_ratio=0.01 * place, cpu_probe_s=(1.0 if one.instance == "one" else 2.0,) * 2)
+        for place, one in enumerate(runs)
+    ]
+    told[4] = dataclasses.replace(told[4], outcome=Outcome.DISTURBED)
+
+    noise = {one.measure: one for one in analyse(told).noise}
+
+    assert noise["steal"].n == 4
+    assert noise["steal"].largest == pytest.approx(0.03)
+    assert noise["computation"].largest == 0.0  # instances differ, each is steady
+    assert noise["drift alone"].n == 2 * 4
+    assert 0 < noise["drift alone"].median < 0.2
+    assert noise["copy"].n == 0
+    assert math.isnan(noise["copy"].median)
+
+
 def test_relief_of_no_slowdown_is_unknown_and_says_why(null: Analysis) -> None:
     unknown = [one for one in null.reliefs if math.isnan(one.relief.estimate)]
 

@@ -1,0 +1,64 @@
+"""`experiment analyze` on records in folders; the records are simulated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.analysis_cli import analyse_folder, held_out_score, print_analysis
+from benchmarks.design import Isolation
+from benchmarks.errors import RunsMissing
+from benchmarks.experiment_cli import app
+from benchmarks.runs import RunLog
+from tests.benchmarks.simulated_runs import factorial_cells, simulated_runs
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    cells = factorial_cells(
+        traditional=("cpu",), agents=("single",), isolation=(Isolation.NONE, Isolation.CAT), concurrency=(1,)
+    )
+    log = RunLog(tmp_path, runs=simulated_runs(cells, repetitions=3))
+    log.pack(tmp_path)
+    return tmp_path
+
+
+def test_an_empty_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RunsMissing, match=r"no runs in '.*experiment run"):
+        analyse_folder(tmp_path, tmp_path)
+
+
+def test_json_holds_everything_and_is_the_same_twice(record: Path) -> None:
+    texts = [
+        CliRunner()
+        .invoke(app, ["experiment", "analyze", "--data", str(record), "--state", str(record), "--json"])
+        .output
+        for _ in range(2)
+    ]
+
+    read = json.loads(texts[0])
+    assert texts[0] == texts[1]
+    assert (read["runs"], read["good_runs"]) == (6, 3)
+    assert [len(read[key]) for key in ("questions", "hypotheses", "effects", "factors")] == [4, 3, 2, 2]
+    assert read["effects"][0]["slowdown"]["lower"] is None
+    assert "needs at least 6" in read["effects"][0]["slowdown"]["reason"]
+
+
+def test_tables_name_cells_verdicts_and_what_is_missing(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_analysis(record, record, as_json=False)
+
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 of 6 runs analysed" in shown
+    assert "cat: not testable here: no cache ways can be given: simulated" in shown
+    assert shown.count("not testable here") >= 3
+    assert "Not answered yet" in shown
+
+
+def test_no_model_in_use_is_a_reason(tmp_path: Path) -> None:
+    score, reason = held_out_score(tmp_path, set())
+
+    assert score is None
+    assert "cotenant train" in reason
