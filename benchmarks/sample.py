@@ -53,7 +53,7 @@ def constant(values: FloatArray) -> bool:
 @contextmanager
 def unwarned() -> Iterator[None]:
     """Keep NumPy and SciPy from warning where the caller looks at the numbers that come out."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         yield
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
@@ -136,6 +136,7 @@ def test_holm_agrees_with_statsmodels(n: int) -> None:
 
 
 @given(P_VALUES)
+@settings(deadline=None)
 def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: list[float]) -> None:
     given_p, found = np.array(p_values), holm(p_values)
 
@@ -153,6 +154,7 @@ def test_holm_refuses_what_is_no_probability() -> None:
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=30))
+@settings(deadline=None)
 def test_both_sides_of_a_t_test_share_one_truth(values: list[float]) -> None:
     both, greater, less = (paired_t(values, alternative=one) for one in WORDS)
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.robust.scale import mad
 
@@ -61,6 +61,7 @@ def test_a_median_of_nothing_is_refused() -> None:
 
 
 @given(st.lists(st.floats(0.5, 50), min_size=3, max_size=30), st.floats(0.1, 10))
+@settings(deadline=None)
 def test_the_noise_of_slowdowns_knows_no_unit(values: list[float], factor: float) -> None:
     once, scaled = noise_floor(values), noise_floor(np.array(values) * factor)
 

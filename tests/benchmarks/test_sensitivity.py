@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.sensitivity import GRADE_ENDS_SF, grade
@@ -28,6 +28,7 @@ def test_other_ends_are_data() -> None:
 
 
 @given(st.floats(0.1, 10), st.floats(0.1, 10))
+@settings(deadline=None)
 def test_a_larger_slowdown_never_has_a_smaller_grade(first: float, second: float) -> None:
     small, large = sorted((first, second))
 
