@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.cells import Sample, Side
 from benchmarks.design import Isolation
-from benchmarks.sensitivity import grade
+from benchmarks.sensitivity_scale import grade
 
 #: row -> the agent workloads it pools
 AGENTS: Mapping[str, tuple[str, ...]] = {"reasoning": ("single",), "multi-agent": ("multi-2", "multi-4")}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.sensitivity import GRADE_ENDS_SF, grade
+from benchmarks.sensitivity_scale import GRADE_ENDS_SF, grade
 
 
 @pytest.mark.parametrize(
