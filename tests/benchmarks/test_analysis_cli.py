@@ -13,7 +13,11 @@ from benchmarks.design import Isolation
 from benchmarks.errors import RunsMissing
 from benchmarks.experiment_cli import app
 from benchmarks.runs import RunLog
+from profiler.registry import ModelRegistry
+from profiler.training import train
 from tests.benchmarks.simulated_runs import factorial_cells, simulated_runs
+from tests.fakes.measurements import made_up_observations, made_up_profiles
+from tests.fakes.profiles import HOST
 
 
 @pytest.fixture
@@ -62,3 +66,21 @@ def test_no_model_in_use_is_a_reason(tmp_path: Path) -> None:
 
     assert score is None
     assert "cotenant train" in reason
+
+
+def test_the_score_of_a_model_counts_for_its_own_class_of_host_only(tmp_path: Path) -> None:
+    profiles = made_up_profiles()
+    model = train(made_up_observations(profiles)[:12], profiles, HOST, created_unix_s=1e9)
+    registry = ModelRegistry(tmp_path / "models")
+    model_id = registry.save(model)
+    registry.activate(model_id)
+
+    here, no_reason = held_out_score(tmp_path, {HOST.fingerprint})
+    elsewhere, reason = held_out_score(tmp_path, {"another"})
+
+    assert here is not None
+    assert (here.model, here.error_ratio) == (model_id, model.manifest.scores.lowo_mape)
+    assert here.prior_error_ratio == model.manifest.scores.prior_mape
+    assert not no_reason
+    assert elsewhere is None
+    assert "another class of host" in reason
