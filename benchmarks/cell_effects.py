@@ -37,6 +37,7 @@ class CellEffect:
     member: str  #: as in the cell's name, such as "cpu:4"
     side: Side
     isolation: Isolation
+    factors: tuple[str, str, str, int] | None  #: traditional, agent, isolation, concurrency; of part "factorial"
     n: int  #: good runs that tell its slowdown
     unknown: int  #: good runs that do not
     slowdowns: tuple[float, ...]  #: SF of those n, by repetition
@@ -78,6 +79,7 @@ def _effect(sample: Sample, seed: int) -> CellEffect:
         member=str(sample.member),
         side=sample.side,
         isolation=sample.isolation,
+        factors=sample.factors if sample.part is Part.FACTORIAL else None,
         n=known.size,
         unknown=sample.slowdown.size - known.size,
         slowdowns=tuple(known.tolist()),

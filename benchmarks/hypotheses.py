@@ -12,7 +12,7 @@ from benchmarks.burstiness import BurstinessEffect
 from benchmarks.cells import Sample, Side, not_applicable
 from benchmarks.design import Isolation, Part
 from benchmarks.effect import compare_groups
-from benchmarks.inference import welch
+from benchmarks.inference import paired_t, welch
 from benchmarks.relief import over_pairs, relieved_share
 from benchmarks.runs import Run
 from benchmarks.sample import FloatArray
@@ -33,14 +33,16 @@ def memory_beside_agents(samples: Sequence[Sample]) -> Hypothesis:
     claim = "An agent beside memory-bound work is slowed more than beside CPU-bound work: d > 0.8"
     rule = (
         "log SF of the agent in part factorial; d = difference of means over pooled standard deviation, after the mean "
-        "of each agent x isolation x concurrency was taken off (half-way between its two cells); Welch t, one-sided"
+        "of each agent x isolation x concurrency was taken off (half-way between its two cells); Welch t, one-sided. "
+        "Beside it: paired t over repetitions (means over all pairs of cells), as runs of one block share the hour"
     )
-    strata: dict[_Stratum, dict[str, FloatArray]] = {}
+    strata: dict[_Stratum, dict[str, Sample]] = {}
     for one in samples:
         if one.part is Part.FACTORIAL and one.side is Side.AGENT and one.known.size:
             traditional, agent, isolation, concurrency = one.factors
-            strata.setdefault((agent, isolation, concurrency), {})[traditional] = one.log_slowdown
-    both = {key: cells for key, cells in strata.items() if {"memory", "cpu"} <= set(cells)}
+            strata.setdefault((agent, isolation, concurrency), {})[traditional] = one
+    pairs = {key: cells for key, cells in strata.items() if {"memory", "cpu"} <= set(cells)}
+    both = {key: {name: one.log_slowdown for name, one in cells.items()} for key, cells in pairs.items()}
     if not both:
         missing = "no pair of factorial cells with good runs that differ in memory against cpu only"
         return Hypothesis(name="memory and AI", claim=claim, rule=rule, verdict=Verdict.NOT_TESTABLE, reason=missing)
@@ -68,6 +70,7 @@ def memory_beside_agents(samples: Sequence[Sample]) -> Hypothesis:
             "d upper": effect.upper,
             "p": test.p,
             "ratio of geometric mean SF": math.exp(found.difference.estimate),
+            "p over repetitions": _over_repetitions(list(pairs.values())),
             "pairs of cells": len(both),
             "runs": len(memory) + len(cpu),
             **by_isolation,
@@ -158,6 +161,21 @@ def _centred(strata: Sequence[dict[str, FloatArray]], first: str, second: str) -
         np.concatenate([cells[first] - middle for cells, middle in zip(strata, middles, strict=True)]),
         np.concatenate([cells[second] - middle for cells, middle in zip(strata, middles, strict=True)]),
     )
+
+
+def _over_repetitions(pairs: Sequence[dict[str, Sample]]) -> float:
+    """Give p of the paired t of memory less cpu, one value a repetition: runs of one block are not independent."""
+    differences: dict[int, list[float]] = {}
+    for cells in pairs:
+        memory, cpu = (
+            dict(zip(cells[name].repetitions, np.log(cells[name].slowdown).tolist(), strict=True))
+            for name in ("memory", "cpu")
+        )
+        for repetition in sorted(memory.keys() & cpu.keys()):
+            difference = memory[repetition] - cpu[repetition]
+            if math.isfinite(difference):
+                differences.setdefault(repetition, []).append(difference)
+    return paired_t([float(np.mean(one)) for one in differences.values()], alternative="greater").p
 
 
 def _finite(values: FloatArray) -> FloatArray:

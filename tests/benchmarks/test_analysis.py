@@ -62,6 +62,7 @@ def test_nothing_is_found_where_nothing_was_planted(null: Analysis) -> None:
     assert not [name for one in null.factors for name, p in one.p_holm.items() if p < 0.01]
     assert not [one.members for one in null.reliefs if one.p_holm < 0.05]
     assert claim(null, "memory and AI").verdict is Verdict.NOT_SUPPORTED
+    assert claim(null, "memory and AI").numbers["p over repetitions"] > 0.05
     assert null.questions[0].numbers["slowed (Holm, alpha 0.05)"] == 0
 
 
@@ -129,6 +130,7 @@ def test_memory_beside_agents_is_supported_when_planted(planted: Analysis) -> No
 
     assert found.verdict is Verdict.SUPPORTED
     assert found.numbers["d lower"] > 0.8
+    assert found.numbers["p over repetitions"] < 0.001
     assert found.numbers["ratio of geometric mean SF"] == pytest.approx(1.3, abs=0.03)
 
 
