@@ -18,6 +18,7 @@ from isolation.enforcer import Enforcer, Target, Undo
 from isolation.process import identify
 from isolation.spec import IsolationSpec
 from profiler.procfs import cpu_times_s
+from profiler.procfs import members as family
 from profiler.tokens import token_features
 
 _TOKEN_FEATURES = ("ttft_s", "ttlt_s", "tbt_s", "tbt_p99_s", "burstiness_index")
@@ -44,8 +45,10 @@ class Crew:
         return tuple(self.stage.members[name].process.pid for name in names(member))
 
     def user_s(self, cell: Cell) -> float:
-        """Give the time all processes of a cell have spent in user mode."""
-        return sum(cpu_times_s(pid)[0] for member in cell.members for pid in self.pids(member))
+        """Give the time all processes of a cell, and their descendants, have spent in user mode."""
+        everybody = family({pid for member in cell.members for pid in self.pids(member)})
+        known = [cpu_times_s(pid)[0] for pid in everybody]
+        return sum(user_s for user_s in known if math.isfinite(user_s))  # who ended meanwhile is left out
 
     @contextmanager
     def confined(self, cell: Cell, specs: Mapping[str, IsolationSpec], enforcer: Enforcer) -> Iterator[None]:
@@ -82,7 +85,8 @@ class Crew:
         own = names(member)
         features: dict[str, float] = {}
         times_s: tuple[float, ...] = ()
-        if self.workloads[member.workload].is_agent:
+        line = self.workloads[member.workload]
+        if line.is_agent:
             (name,) = own
             events = self.stage.members[name].log.events
             events = [event for event in events if window.begun_s <= event.t_s <= window.end_s]
@@ -94,7 +98,7 @@ class Crew:
             phase=phase,
             seconds=window.end_s - window.start_s,
             rate_per_s=_known(sum(window.rates[name] for name in own)),
-            cpu_s=_known(sum(window.cpu_s[name] for name in own)),
+            cpu_s=None if line.is_service else _known(sum(window.cpu_s[name] for name in own)),
             token_times_s=times_s,
             **{name: features.get(name) for name in _TOKEN_FEATURES},
             **told,
@@ -103,7 +107,13 @@ class Crew:
     def _workload(self, name: str, line: CommandLine) -> Workload:
         python = (sys.executable, "-P", "-m")  # -P: no module from wherever we are called
         argv = (*python, line.module, *line.arguments, "--seed", str(self.seed))
-        return Workload(name=name, argv=argv, unit=line.unit, description=line.about, replays=line.is_agent)
+        return Workload(
+            name=name,
+            argv=argv,
+            unit=line.unit,
+            description=line.about,
+            replays=line.is_agent or line.module == SERVICE,
+        )
 
 
 def _release(enforcer: Enforcer, member: Member, undo: Undo) -> None:

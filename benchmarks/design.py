@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from benchmarks.errors import DesignInvalid
 
 SCHEMA = 1
+SERVICE = "benchmarks.service"  #: module that runs a service of the catalogue
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 
 
@@ -97,6 +98,11 @@ class CommandLine(BaseModel):
     def is_agent(self) -> bool:
         """Whether it makes tokens."""
         return self.unit == "tokens"
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is a service of the catalogue with its load: several processes."""
+        return self.module == SERVICE
 
 
 _Seconds = Annotated[float, Field(gt=0.1, le=60)]
@@ -196,6 +202,28 @@ class Design:
         cells = list(among)
         drawn = set(random.Random(f"{self.seed}/some").sample(cells, min(count, len(cells))))  # noqa: S311 - a draw
         return self.only({cell: count for cell, count in self.repetitions.items() if cell in drawn})
+
+    def with_services(self, names: Sequence[str], repetitions: int = 4) -> Design:
+        """Add services of the catalogue to the breadth part: each beside what the factorial part is made of."""
+        lines = {
+            name: CommandLine(module=SERVICE, arguments=(name,), unit="operations", about=f"catalogue entry {name}")
+            for name in names
+        }
+        if known := sorted(set(lines) & set(self.workloads)):
+            raise DesignInvalid(f"{', '.join(known)}: the design has workloads of these names already")
+        beside = dict.fromkeys(
+            member.workload for cell in self.repetitions if cell.part is Part.FACTORIAL for member in cell.members
+        )
+        cells = {
+            _beside(Part.BREADTH, (name, other), isolation): repetitions
+            for name, other, isolation in product(names, beside, (Isolation.PINNING, Isolation.STACKED))
+        }
+        return Design(
+            seed=self.seed,
+            windows=self.windows,
+            workloads={**self.workloads, **lines},
+            repetitions={**self.repetitions, **cells},
+        )
 
     def only(self, repetitions: Mapping[Cell, int]) -> Design:
         """Replace the cells."""

@@ -27,6 +27,7 @@ from benchmarks.model_file import DEFAULT_SHAPE, ensure_model, named_shape
 from benchmarks.runner import ATTEMPTS, Campaign, Setting, remaining
 from benchmarks.runs import Outcome, Run, RunLog
 from benchmarks.seats import infeasible, lacking
+from benchmarks.service import found_entry
 from cotenant.paths import default_state
 from isolation.enforcer import Enforcer
 from isolation.errors import CgroupRefused
@@ -58,6 +59,9 @@ CellsOption = Annotated[
     typer.Option("--cells", help="A number (that many feasible ones, drawn) or a pattern such as 'memory*pinning'."),
 ]
 RepsOption = Annotated[int | None, typer.Option("--reps", min=1, help="At most so many repetitions of each cell.")]
+ExtraOption = Annotated[
+    str, typer.Option("--extra", help="Services of `cotenant catalogue` to add, such as redis,sqlite.", metavar="NAMES")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -72,11 +76,12 @@ def plan(
     parts: PartsOption = None,
     cells: CellsOption = None,
     reps: RepsOption = None,
+    extra: ExtraOption = "",
     design: DesignOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the cells, which of them this host can do and why not, and how long they take. Measures nothing."""
-    setting = _setting(read_design(design), Path(), revision="")
+    setting = _setting(_extended(read_design(design), extra), Path(), revision="")
     chosen = _chosen(setting, parts, cells, reps)
     rows = [(cell, count, _infeasible(setting, cell)) for cell, count in chosen.repetitions.items()]
     seconds = sum(count * run_s(chosen, cell) for cell, count, reason in rows if not reason)
@@ -119,6 +124,7 @@ def run(
     shard: Annotated[
         str | None, typer.Option("--shard", help="K/N: every N-th block from the K-th, for sessions or machines.")
     ] = None,
+    extra: ExtraOption = "",
     attempts: Annotated[
         int, typer.Option("--attempts", min=1, max=20, help="How often a run that failed or was disturbed is tried.")
     ] = ATTEMPTS,
@@ -130,7 +136,7 @@ def run(
     the same command goes on where it stopped.
     """
     folder = data or default_state() / "experiment"
-    setting = _setting(read_design(design), folder, revision=_revision())
+    setting = _setting(_extended(read_design(design), extra), folder, revision=_revision())
     chosen = _chosen(setting, parts, cells, reps)
     log = RunLog.load(folder)
     with log.locked(), ended_by_signals():
@@ -222,6 +228,14 @@ def read_design(path: Path | None) -> Design:
         raise DesignInvalid(f"design {str(path)!r} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DesignInvalid(f"design {str(path)!r} is no TOML: {error}") from error
+
+
+def _extended(design: Design, extra: str) -> Design:
+    """Add services by name; raises DesignInvalid, or RecordInvalid for one that cannot be run here."""
+    names = [name.strip() for name in extra.split(",") if name.strip()]
+    for name in names:
+        found_entry(name)
+    return design.with_services(names) if names else design
 
 
 def run_s(design: Design, cell: Cell) -> float:

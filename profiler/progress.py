@@ -52,6 +52,10 @@ class ProgressWriter:
             self._last_s = now_s
             self._write({"t": now_s, "work": self._work})
 
+    def told(self, t_s: float, work: float) -> None:
+        """Pass on work done until a moment, as somebody else told it."""
+        self._write({"t": t_s, "work": work})
+
     def event(self, kind: str, **values: float) -> None:
         """Write one event now."""
         self._write({"t": time.monotonic(), "event": kind, **values})

@@ -94,6 +94,19 @@ def test_a_design_that_cannot_be_is_refused_with_the_entry_named(changes: dict[s
     assert named in str(refusal.value)
 
 
+def test_services_are_added_beside_what_the_factorial_part_is_made_of() -> None:
+    found = design().with_services(["redis"])
+    added = [cell.name for cell in found.repetitions if cell.part is Part.BREADTH]
+
+    assert added == [
+        f"breadth/redis+{other}/{isolation}"
+        for other in ("cpu", "single", "memory")
+        for isolation in ("pinning", "stacked")
+    ]
+    with pytest.raises(DesignInvalid, match="cpu: the design has"):
+        design().with_services(["cpu"])
+
+
 def test_a_pattern_that_fits_nothing_tells_how_cells_are_named() -> None:
     with pytest.raises(DesignInvalid, match=r"'gpu'.*factorial/cpu\+single/none"):
         design().chosen([Part.FACTORIAL], cells="gpu")
