@@ -112,7 +112,7 @@ class Crew:
             argv=argv,
             unit=line.unit,
             description=line.about,
-            replays=line.is_agent or line.module == SERVICE,
+            replays=line.is_agent or line.is_service,
         )
 
 
