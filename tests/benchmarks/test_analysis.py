@@ -15,6 +15,7 @@ from benchmarks.design import Cell, Isolation, Member
 from benchmarks.questions import HeldOutScore
 from benchmarks.runs import Outcome, Run
 from benchmarks.verdict import Hypothesis, Verdict
+from profiler.tokens import burstiness
 from tests.benchmarks.simulated_runs import AGENTS, NOT_HERE, breadth_cells, factorial_cells, simulated_runs
 
 SMALL = factorial_cells(agents=("single", "multi-4"), concurrency=(1, 4))
@@ -190,9 +191,10 @@ def test_burstiness_is_found_in_the_sensitivity_only_when_planted(slope: float, 
         return 0.02 + (pauses.get(agent, 0.0) if draw.random() < 0.1 else 0.0)
 
     def suffering(cell: Cell, member: Member) -> float:
-        return 1 + slope * pauses.get(member.workload, 0.0)
+        pause_s = pauses.get(member.workload, 0.0)
+        return 1 + slope * (burstiness([0.02] * 9 + [0.02 + pause_s]) or 0.0)
 
-    runs = simulated_runs(cells, truth=suffering, rhythm=bursty, repetitions=4, noise=0.01)
+    runs = simulated_runs(cells, truth=suffering, rhythm=bursty, repetitions=8, noise=0.01)
     found = analyse(runs)
 
     hypothesis = claim(found, "burstiness and sensitivity")
