@@ -1,7 +1,7 @@
 """How bursty each agent workload is alone, against how much it suffers. Pure.
 
-Burstiness index: sigma / mu of the intervals between consecutive tokens (pauses included) of all its windows alone,
-pooled; windows are short, so longer pauses than a window are not seen. The tokens of several streams are one sequence.
+Burstiness index: sigma / mu of the intervals between consecutive tokens of one stream, pauses included, as each window
+alone told it; their mean. They are short, so longer pauses than a window are not seen.
 Sensitivity: mean over conditions of log median SF. A condition is a part, the neighbours and an isolation; taken are
 those conditions that most agents were measured in, and those agents that were measured in all of them, so that every
 agent stands beside the same neighbours. One point an agent workload: its repetitions are not independent of each other.
@@ -26,8 +26,8 @@ class AgentTrait:
     """One agent workload."""
 
     workload: str
-    burstiness_index: float  #: NaN = fewer than two intervals
-    intervals: int
+    burstiness_index: float  #: NaN = no window told it
+    windows: int  #: that told it
     sensitivity: float  #: mean log median SF; NaN = not measured in all of the conditions
     conditions: int  #: it was measured in
 
@@ -46,21 +46,20 @@ def burstiness_effect(runs: Iterable[Run], samples: Sequence[Sample], *, seed: i
     """Correlate over agent workloads."""
     agents = [one for one in samples if one.side is Side.AGENT and one.known.size]
     names = sorted({one.member.workload for one in agents})
-    gaps: dict[str, list[float]] = {name: [] for name in names}
+    told: dict[str, list[float]] = {name: [] for name in names}
     for run in runs:
         for reading in run.readings:
-            if reading.phase is not Phase.TOGETHER and reading.member in gaps:
-                gaps[reading.member] += np.diff(reading.token_times_s).tolist()
+            if reading.phase is not Phase.TOGETHER and reading.member in told and reading.burstiness_index is not None:
+                told[reading.member].append(reading.burstiness_index)
     medians = {(one.member.workload, _condition(one)): float(np.median(one.known)) for one in agents}
-    indices = {name: _index(gaps[name]) for name in names}
     counts = Counter(condition for _, condition in medians)
     most = max(counts.values(), default=0)
     shared = [condition for condition, count in counts.items() if count == most]
     traits = tuple(
         AgentTrait(
             workload=name,
-            burstiness_index=indices[name],
-            intervals=len(gaps[name]),
+            burstiness_index=float(np.mean(told[name])) if told[name] else math.nan,
+            windows=len(told[name]),
             sensitivity=_mean_log([medians.get((name, condition), math.nan) for condition in shared]),
             conditions=sum(agent == name for agent, _ in medians),
         )
@@ -82,12 +81,6 @@ def burstiness_effect(runs: Iterable[Run], samples: Sequence[Sample], *, seed: i
 
 def _condition(sample: Sample) -> str:
     return f"{sample.part}/{'+'.join(sorted(map(str, sample.neighbours)))}/{sample.isolation}"
-
-
-def _index(intervals_s: Sequence[float]) -> float:
-    if len(intervals_s) < 2 or not (mean := float(np.mean(intervals_s))) > 0:
-        return math.nan
-    return float(np.std(intervals_s)) / mean
 
 
 def _mean_log(medians: Sequence[float]) -> float:

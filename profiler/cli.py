@@ -175,11 +175,25 @@ def train(
     only_if_better: Annotated[
         bool, typer.Option("--only-if-better", help="Activate only if it beats the prior and the current model.")
     ] = False,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            help="Measured runs to learn from besides; '' = none. Default $COTENANT_DATASET, else what comes along.",
+            metavar="DIR",
+        ),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Fit the slowdown model on the measured observations, score it on workloads held out, and activate it."""
+    """Fit the slowdown model, score it on workloads held out, and activate it.
+
+    It learns from what was measured here and from the dataset that comes with the program, as far as that is of this
+    class of host.
+    """
     # in a child process, so that this command and whoever imports it stay free of xgboost
     command = [sys.executable, "-P", "-m", "profiler.training", "--state", str(state or default_state())]
+    if dataset is not None:
+        command += ["--dataset", dataset]
     if only_if_better:
         command.append("--only-if-better")
     with ended_by_signals(), _bar() as bar:  # subprocess.run ends the child when it is interrupted

@@ -1,6 +1,6 @@
 """Fits the pair model. The only module that imports xgboost, and nothing the daemon imports may import this one.
 
-    python -m profiler.training --state DIR [--only-if-better]      prints one line of JSON
+    python -m profiler.training --state DIR [--only-if-better] [--dataset DIR]      prints one line of JSON
 
 Trees learn log(measured SF / prior) of observations with one aggressor; several aggressors are composition's business.
 Scores hold out whole workloads: every observation in which the workload is victim or aggressor. Intervals for two
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from cotenant.paths import default_state
 from isolation.topology import read_topology
 from profiler.calibration import find_calibration
+from profiler.dataset import default_dataset, load_dataset
 from profiler.errors import ModelDamaged, ModelMissing, ProfilerError, TrainingImpossible
 from profiler.features import FEATURE_NAMES, MONOTONE, RELATION_COLUMNS, SCHEMA_HASH, pair_row, profile_digest
 from profiler.heldout import (
@@ -180,13 +181,25 @@ def _train(
 
 
 def train_state(
-    state: Path, host: HostTraits, *, only_if_better: bool, progress: Callable[[float, str], None] | None = None
+    state: Path,
+    host: HostTraits,
+    *,
+    only_if_better: bool,
+    dataset: Path | None = None,
+    progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train on what a state folder holds, store the model, activate it (if better); gives the outcome as plain data."""
+    """Train on what a state folder and a dataset hold, store the model, activate it (if better); gives plain data."""
     registry = ModelRegistry(state / "models")
     notes: list[str] = []
     profiles = ProfileStore(state / "profiles").load_all(on_damaged=lambda error: notes.append(str(error)))
-    data = _usable(ObservationStore(state / "observations.jsonl").load(), profiles, host)
+    observed = ObservationStore(state / "observations.jsonl").load()
+    if dataset is not None:
+        shipped = load_dataset(dataset, host.fingerprint, lambda error: notes.append(str(error)))
+        profiles = {**{one.name: one for one in shipped.profiles}, **profiles}
+        observed = [*shipped.observations, *observed]
+        if shipped.observations:
+            notes.append(f"{len(shipped.observations)} observations are of the dataset in {str(dataset)!r}")
+    data = _usable(observed, profiles, host)
     fitted = _train(data, host, 0, None, progress)
     model = fitted.model
     activated = True
@@ -341,10 +354,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m profiler.training", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--state", type=Path, default=default_state())
     parser.add_argument("--only-if-better", action="store_true")
+    parser.add_argument("--dataset", default=default_dataset(), help="measured runs besides; empty = none")
     chosen = parser.parse_args(arguments)
+    dataset = Path(chosen.dataset) if chosen.dataset else None
     try:
         host = host_traits(read_topology(), find_calibration(chosen.state))
-        result = train_state(chosen.state, host, only_if_better=chosen.only_if_better)
+        result = train_state(chosen.state, host, only_if_better=chosen.only_if_better, dataset=dataset)
     except ProfilerError as error:
         sys.stderr.write(f"{error}\n")
         return 1

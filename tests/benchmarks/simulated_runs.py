@@ -12,6 +12,7 @@ from itertools import product
 
 from benchmarks.design import Cell, Isolation, Member, Part
 from benchmarks.runs import Outcome, Phase, Reading, Run
+from profiler.tokens import burstiness
 
 #: (cell, member) -> true SF
 Truth = Callable[[Cell, Member], float]
@@ -116,6 +117,7 @@ def _readings(
                 ttlt_s=0.5 * slower if is_agent else None,
                 tbt_s=0.02 * slower if is_agent else None,
                 tbt_p99_s=0.04 * slower**2 if is_agent else None,
+                burstiness_index=burstiness(gaps_s) if is_agent else None,
                 ipc=2.0 / slower if counters else None,
                 llc_misses_per_s=1e5 * slower if counters else None,
             )

@@ -234,7 +234,7 @@ def test_a_model_of_another_class_of_host_defends_nothing(tmp_path: Path) -> Non
 
 def test_a_child_process_trains_and_prints_one_line_of_json(tmp_path: Path) -> None:
     fill(tmp_path, host_traits(read_topology()).fingerprint)
-    command = [sys.executable, "-m", "profiler.training", "--state", str(tmp_path)]
+    command = [sys.executable, "-m", "profiler.training", "--state", str(tmp_path), "--dataset", ""]
 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
 
@@ -244,7 +244,7 @@ def test_a_child_process_trains_and_prints_one_line_of_json(tmp_path: Path) -> N
 
 
 def test_a_child_process_that_cannot_train_says_why(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "profiler.training", "--state", str(tmp_path)]
+    command = [sys.executable, "-m", "profiler.training", "--state", str(tmp_path), "--dataset", ""]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 

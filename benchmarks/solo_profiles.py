@@ -1,0 +1,83 @@
+"""Profiles of the experiment's workloads, each measured alone: what training knows of who slowed whom."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from benchmarks.design import Design
+from benchmarks.observations import observations, profile_name
+from benchmarks.runs import RunLog
+from isolation.cpuset import CpuSet
+from isolation.topology import Topology
+from profiler.collector import collect
+from profiler.dataset import OBSERVATIONS, PROFILES
+from profiler.exchange import profiles_to_json
+from profiler.files import write_atomically
+from profiler.records import WorkloadProfile
+from profiler.store import ObservationStore, ProfileStore
+
+FOLDER = "profiles"  #: below the folder of the runs
+
+#: Told the workload, its number, of how many, and its share done.
+Report = Callable[[str, int, int, float], None]
+
+
+def measure_profiles(
+    design: Design,
+    folder: Path,
+    topology: Topology,
+    report: Report,
+    *,
+    measure: Callable[..., WorkloadProfile] = collect,
+) -> list[WorkloadProfile]:
+    """Profile each workload of the design that has no profile yet; raises what the profiler raises.
+
+    Services are left out: with their load they are more than one workload (`cotenant profile NAME`).
+    """
+    store = ProfileStore(folder / FOLDER)
+    wanted = _workloads(design)
+    known = set(store.names())
+    found = []
+    for number, workload in enumerate(wanted):
+        name = profile_name(workload)
+        if name not in known:
+            line = design.workloads[workload]
+            store.save(
+                measure(
+                    name,
+                    (sys.executable, "-P", "-m", line.module, *line.arguments),
+                    cpus=CpuSet.of([min(topology.usable)]),
+                    on_progress=lambda share, _stage, at=number, of=workload: report(of, at, len(wanted), share),
+                )
+            )
+        found.append(store.load(name))
+    return found
+
+
+def pack_training(log: RunLog, folder: Path, to: Path, topology: Topology) -> str:
+    """Write observations and profiles of a record beside its runs; says what was written, or why nothing was.
+
+    Which CPUs share what is not in the record, so this must be a host of the class that measured it.
+    """
+    measured_on = {host.topology for host in log.hosts.values()}
+    if measured_on != {topology.fingerprint}:
+        return (
+            f"no observations were written: the runs are of a host with topology {', '.join(sorted(measured_on))}, "
+            f"this one has {topology.fingerprint}"
+        )
+    store = ProfileStore(folder / FOLDER)
+    profiles = [store.load(name) for name in store.names()]
+    known = {one.name for one in profiles}
+    found = [one for one in observations(log.runs, topology) if {one.victim, *one.aggressors} <= known]
+    path = to / OBSERVATIONS
+    path.unlink(missing_ok=True)
+    ObservationStore(path).append(found)
+    write_atomically(to / PROFILES, profiles_to_json(profiles))
+    return f"{path}: {len(found)} observations of workloads with a profile; {len(profiles)} profiles"
+
+
+def _workloads(design: Design) -> list[str]:
+    used: Iterable[str] = (member.workload for cell in design.repetitions for member in cell.members)
+    return [name for name in dict.fromkeys(used) if not design.workloads[name].is_service]

@@ -1,0 +1,56 @@
+"""Measured datasets that come with the program: observations and the profiles they speak of, one folder a host class.
+
+They lie beside the experiment that measured them (benchmarks/data). Training takes them besides what was measured here;
+of another class of host they say nothing, so observations are matched by fingerprint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from profiler.errors import ProfileDamaged, ProfileMissing, ProfilerError, RecordInvalid
+from profiler.exchange import LIMIT_BYTES, profiles_from_json
+from profiler.files import read_limited
+from profiler.records import Observation, WorkloadProfile
+from profiler.store import ObservationStore
+
+_SHIPPED = Path(__file__).parents[1] / "benchmarks" / "data"  # data, no code: no layer is crossed
+OBSERVATIONS, PROFILES = "observations.jsonl", "profiles.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What there is of one class of host."""
+
+    observations: tuple[Observation, ...] = ()
+    profiles: tuple[WorkloadProfile, ...] = ()
+
+
+def default_dataset() -> str:
+    """Give $COTENANT_DATASET, else the folder that comes with the program; empty = none."""
+    return os.environ.get("COTENANT_DATASET", str(_SHIPPED))
+
+
+def load_dataset(root: Path, fingerprint: str, on_damaged: Callable[[ProfilerError], None]) -> Dataset:
+    """Read what lies below a folder and is of this class of host; a damaged folder is handed over and left out."""
+    found = Dataset()
+    for path in sorted(root.glob(f"*/{OBSERVATIONS}")):
+        try:
+            told = tuple(one for one in ObservationStore(path).load() if one.host_fingerprint == fingerprint)
+            if told:
+                profiles = _profiles(path.with_name(PROFILES))
+                found = Dataset(found.observations + told, found.profiles + profiles)
+        except ProfilerError as error:
+            on_damaged(error)
+    return found
+
+
+def _profiles(path: Path) -> tuple[WorkloadProfile, ...]:
+    data = read_limited(path, LIMIT_BYTES, missing=ProfileMissing, damaged=ProfileDamaged)
+    try:
+        return tuple(profiles_from_json(data))
+    except RecordInvalid as error:
+        raise ProfileDamaged(f"{str(path)!r}: {error}") from error

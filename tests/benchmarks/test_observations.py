@@ -1,0 +1,132 @@
+"""Runs as observations for training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.design import Cell, Isolation, Member, Part
+from benchmarks.observations import observations
+from benchmarks.runs import Outcome, Run, RunLog
+from benchmarks.solo_profiles import FOLDER, measure_profiles, pack_training
+from isolation.topology import read_topology
+from profiler.dataset import OBSERVATIONS, load_dataset
+from profiler.records import WorkloadProfile
+from profiler.store import ProfileStore
+from tests.fakes.campaigns import HOST, bracketed, design, simulated_run
+from tests.fakes.machines import make_topology
+from tests.fakes.profiles import profile_of
+
+MACHINE = make_topology()
+
+
+def run(*members: Member, cpus: tuple[str, ...], factor: float, **changes: Any) -> Run:
+    cell = Cell(part=Part.BREADTH, members=members, isolation=Isolation.PINNING if cpus else Isolation.NONE)
+    readings = tuple(
+        one for member in members for one in bracketed(member.workload, {"rate_per_s": (10.0, 10.0 / factor, 10.0)})
+    )
+    return simulated_run(cell, readings=readings, cpus=cpus, **changes)
+
+
+A, B = Member(workload="a"), Member(workload="b")
+
+
+def test_repetitions_of_a_pair_make_one_observation_each_way() -> None:
+    runs = [run(A, B, cpus=("0", "1"), factor=factor, repetition=at) for at, factor in enumerate((1.1, 1.3, 1.2))]
+    found = observations(runs, MACHINE)
+
+    assert [(one.victim, one.aggressors) for one in found] == [
+        ("experiment.a", ("experiment.b",)),
+        ("experiment.b", ("experiment.a",)),
+    ]
+    first = found[0]
+    assert first.slowdown == pytest.approx(1.2)
+    assert first.repetitions == 3
+    assert first.spread == pytest.approx(math.log(1.3 / 1.1) / 2, rel=0.05)
+    assert first.relations[0].same_cpu == 0
+    assert first.relations[0].same_llc == 1
+    assert first.host_fingerprint == MACHINE.fingerprint
+
+
+def test_who_shares_a_cpu_is_told_so() -> None:
+    (first, _) = observations([run(A, B, cpus=("0", "0"), factor=2.0)], MACHINE)
+
+    assert first.relations[0].same_cpu == 1
+    assert first.spread is None
+
+
+def test_several_processes_are_several_aggressors_and_no_victim() -> None:
+    many = Member(workload="b", instances=4)
+    found = observations([run(A, many, cpus=("0", "1"), factor=1.5)], MACHINE)
+
+    assert [(one.victim, one.aggressors) for one in found] == [("experiment.a", ("experiment.b",) * 4)]
+    assert len(found[0].relations) == 4
+
+
+def test_what_was_left_to_the_kernel_or_disturbed_is_no_observation() -> None:
+    runs = [
+        run(A, B, cpus=(), factor=1.5),
+        run(A, B, cpus=("0", "1"), factor=1.5, outcome=Outcome.DISTURBED),
+    ]
+
+    assert observations(runs, MACHINE) == []
+
+
+def test_a_dataset_holds_what_training_takes_the_same_bytes_twice(tmp_path: Path) -> None:
+    here = read_topology()
+    log = RunLog(tmp_path / "runs", runs=[run(A, B, cpus=("0", "0"), factor=2.0)])
+    log.hosts = {"a1": replace(HOST, topology=here.fingerprint)}
+    store = ProfileStore(log.folder / FOLDER)
+    for name in ("experiment.a", "experiment.b"):
+        store.save(profile_of(name))
+    to = tmp_path / "data" / "here"
+    log.pack(to)
+
+    assert "2 observations" in pack_training(log, log.folder, to, here)
+    first = {path.name: path.read_bytes() for path in to.iterdir()}
+    pack_training(log, log.folder, to, here)
+    assert {path.name: path.read_bytes() for path in to.iterdir()} == first
+
+    damaged: list[Exception] = []
+    found = load_dataset(tmp_path / "data", here.fingerprint, damaged.append)
+    assert [one.slowdown for one in found.observations] == [pytest.approx(2.0)] * 2
+    assert {one.name for one in found.profiles} == {"experiment.a", "experiment.b"}
+    assert load_dataset(tmp_path / "data", "elsewhere", damaged.append).observations == ()
+    assert damaged == []
+
+    with (to / OBSERVATIONS).open("a") as file:
+        file.write("{}\n")
+    assert load_dataset(tmp_path / "data", here.fingerprint, damaged.append).observations == ()
+    assert "line 3" in str(damaged[0])
+
+
+def test_only_workloads_without_a_profile_are_measured_and_no_service(tmp_path: Path) -> None:
+    what = design().with_services(["redis"])
+    measured: list[str] = []
+
+    def measure(name: str, _command: Sequence[str], **_options: Any) -> WorkloadProfile:
+        measured.append(name)
+        return profile_of(name)
+
+    ProfileStore(tmp_path / FOLDER).save(profile_of("experiment.memory"))
+    found = measure_profiles(what, tmp_path, MACHINE, lambda *_: None, measure=measure)
+
+    assert measured == ["experiment.cpu", "experiment.single"]
+    assert {one.name for one in found} == {"experiment.cpu", "experiment.single", "experiment.memory"}
+    measure_profiles(what, tmp_path, MACHINE, lambda *_: None, measure=measure)
+    assert len(measured) == 2, "all are there already"
+
+
+def test_a_record_of_another_host_is_packed_without_observations(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, runs=[run(A, B, cpus=("0", "0"), factor=2.0)])
+    log.hosts = {"a1": HOST}
+
+    assert "no observations were written: the runs are of a host with topology t" in pack_training(
+        log, tmp_path, tmp_path, read_topology()
+    )
+    assert not (tmp_path / OBSERVATIONS).exists()
