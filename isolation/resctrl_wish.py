@@ -24,12 +24,13 @@ def schemata_of(spec: IsolationSpec, info: ResctrlInfo) -> Schemata:
         }
         for cache in info.caches
     }
-    last_level = [name for name in ("L3", "L3CODE", "L3DATA") if name in amounts]
-    offered = {domain for cache in info.caches if cache.resource in last_level for domain in cache.domains}
     for ways in spec.cache_ways:
-        if not last_level or ways.cache_id not in offered:
-            raise SpecInvalid(f"cache_ways {str(ways.mask)!r} for cache {ways.cache_id}: {_has(last_level, info)}")
-        for name in last_level:
+        level = [name for name in (f"L{ways.level}{kind}" for kind in ("", "CODE", "DATA")) if name in amounts]
+        offered = {domain for cache in info.caches if cache.resource in level for domain in cache.domains}
+        if ways.cache_id not in offered:
+            lacking = _has(level or [f"L{ways.level}"], info)
+            raise SpecInvalid(f"cache_ways {str(ways.mask)!r} for L{ways.level} cache {ways.cache_id}: {lacking}")
+        for name in level:
             amounts[name][ways.cache_id] = ways.mask
     control = info.bandwidth()
     if control is not None:
@@ -59,5 +60,4 @@ def _has(resources: Sequence[str], info: ResctrlInfo) -> str:
     """Say what this resctrl can control instead."""
     offers = [f"{one.resource} of domains {', '.join(map(str, one.domains))}" for one in info.caches]
     offers += [f"{one.resource} of domains {', '.join(map(str, one.domains))}" for one in info.bandwidths]
-    wanted = "/".join(resources) or "last-level cache"
-    return f"resctrl offers no {wanted} there; it controls {'; '.join(offers) or 'nothing'}"
+    return f"resctrl offers no {'/'.join(resources)} there; it controls {'; '.join(offers) or 'nothing'}"

@@ -117,8 +117,8 @@ class ServiceClasses:
 
 def _divided(wish: Schemata, spec: IsolationSpec) -> Schemata:
     """Return the entries that the wish restricts: what is left whole may overlap."""
-    caches = {one.cache_id for one in spec.cache_ways}
-    return Schemata(tuple(entry for entry in wish.entries if entry[0].startswith("L3") and entry[1] in caches))
+    caches = {(f"L{one.level}", one.cache_id) for one in spec.cache_ways}
+    return Schemata(tuple(entry for entry in wish.entries if (entry[0][:2], entry[1]) in caches))
 
 
 def host_classes(prefix: str) -> ServiceClasses | None:

@@ -12,10 +12,11 @@ from isolation.topology import Topology
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class CacheWays:
-    """Ways of one last-level cache, for code and data alike."""
+    """Ways of one cache, for code and data alike."""
 
     cache_id: int  #: resctrl's domain id (CacheDomain.kernel_id)
     mask: WayMask
+    level: int = 3  #: 2 where cores or clusters share an L2 whose ways can be given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -55,10 +56,11 @@ class IsolationSpec:
         """
         mems = None if self.mems is None else self.mems & NodeSet.of(node.id for node in topology.memory_nodes)
         caches = {domain.kernel_id for domain in topology.llc_domains}
+        known = {2: {domain.kernel_id for domain in topology.l2_domains}, 3: caches}
         return IsolationSpec(
             cpus=self.cpus & topology.usable or topology.usable,
             mems=mems or None,
-            cache_ways=tuple(one for one in self.cache_ways if one.cache_id in caches),
+            cache_ways=tuple(one for one in self.cache_ways if one.cache_id in known.get(one.level, ())),
             memory_bandwidth=tuple(one for one in self.memory_bandwidth if one.cache_id in caches),
         )
 

@@ -45,6 +45,7 @@ class FakeResctrl(FakeKernel):
         gran: int = 10,
         sparse: bool = False,
         cdp: bool = False,
+        l2: bool = False,
         unit: BandwidthUnit = BandwidthUnit.PERCENT,
         cpus: str = "0-3",
         mems: str = "0-1",
@@ -58,7 +59,7 @@ class FakeResctrl(FakeKernel):
         self.domains = domains
         self.gran = gran
         self.sparse = sparse
-        self.caches = ("L3CODE", "L3DATA") if cdp else ("L3",)
+        self.caches = (*(("L3CODE", "L3DATA") if cdp else ("L3",)), *(("L2",) if l2 else ()))
         self.percent = unit is BandwidthUnit.PERCENT
         self.no_limit = _ALL_PERCENT if self.percent else _ALL_MIB_PER_S
         self.mounted = True

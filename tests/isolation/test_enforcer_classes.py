@@ -33,8 +33,8 @@ CODES = (errno.EINVAL, errno.EBUSY, errno.EACCES)
 class Bench:
     """A process of three threads and a child; one thread is in a monitoring group of somebody else's."""
 
-    def __init__(self, *, version: int = 1, existing: bool = False, closids: int = 8) -> None:
-        self.kernel = FakeResctrl(version=version, closids=closids)
+    def __init__(self, *, version: int = 1, existing: bool = False, closids: int = 8, l2: bool = False) -> None:
+        self.kernel = FakeResctrl(version=version, closids=closids, l2=l2)
         if version == 2:
             self.kernel.groups["/"].subtree.add("cpuset")
         self.kernel.groups["/app"] = FakeGroup(CpuSet.parse("0-3"), NodeSet.parse("0-1"))
@@ -242,9 +242,31 @@ def test_with_cdp_code_and_data_get_the_same_ways() -> None:
     assert wish.domains("L3CODE") == wish.domains("L3DATA") == {0: WayMask(0x7FF), 1: WayMask(0x7)}
 
 
+def test_ways_of_the_second_level_are_applied_verified_and_taken_back() -> None:
+    bench = Bench(l2=True)
+    both = (*FULL.cache_ways, CacheWays(cache_id=1, mask=WayMask(0x70), level=2))
+    wish = replace(FULL, cache_ways=both)
+    bench.apply(wish)
+    held = bench.kernel.classes["cotenant:web"].amounts
+
+    assert (held["L2"], held["L3"]) == ({0: 0x7FF, 1: 0x70}, {0: 0x7FF, 1: 0x7})
+    assert bench.enforcer.verify(bench.target, wish, bench.undo) == ()
+    bench.enforcer.release(bench.undo)
+    assert bench.kernel.picture() == bench.before
+
+
+def test_ways_of_caches_that_are_offline_are_left_out_level_by_level() -> None:
+    l2 = tuple(replace(TOPOLOGY.llc_domains[0], level=2, kernel_id=number) for number in (4, 5))
+    topology = replace(TOPOLOGY, l2_domains=l2)
+    ways = [CacheWays(cache_id=number, mask=WayMask(1), level=level) for number in (4, 9) for level in (2, 3)]
+
+    assert replace(FULL, cache_ways=tuple(ways)).within(topology).cache_ways == (ways[0],)
+
+
 def test_a_wish_for_what_this_resctrl_lacks_is_refused_and_nothing_is_done() -> None:
     for wrong, told in [
         (replace(FULL, cache_ways=(CacheWays(cache_id=7, mask=WayMask(3)),)), "no L3 there; it controls L3 of domains"),
+        (replace(FULL, cache_ways=(CacheWays(cache_id=1, mask=WayMask(3), level=2),)), "no L2 there"),
         (replace(FULL, cache_ways=(CacheWays(cache_id=1, mask=WayMask(5)),)), "has gaps"),
         (replace(FULL, memory_bandwidth=(MemoryBandwidth(cache_id=9, percent=40),)), "no MB there"),
     ]:
@@ -280,7 +302,7 @@ def test_fault_57_a_cache_that_went_with_its_cpus_is_drift_that_nobody_is_blamed
     back = bench.enforcer.verify(bench.target, FULL, bench.undo)
 
     assert [(drift.path, drift.blameless) for drift in gone] == [("resctrl", True)]
-    assert "for cache 1: resctrl offers no L3 there" in gone[0].found
+    assert "for L3 cache 1: resctrl offers no L3 there" in gone[0].found
     assert [drift.path for drift in back] == [f"{RESCTRL}/cotenant:web/schemata"] * 2  # it came back without limits
 
 
