@@ -24,11 +24,21 @@ from profiler.registry import ModelRegistry, Scores
 
 def analyse_folder(folder: Path, state: Path) -> Analysis:
     """Analyse the runs of a folder with the score of the model in use; raises RunsMissing when there are none."""
+    return analyse_record(read_record(folder), state)
+
+
+def read_record(folder: Path) -> RunLog:
+    """Read the runs of a folder; raises RunsMissing when there are none, RunsDamaged."""
     log = RunLog.load(folder)
     if not log.runs:
         raise RunsMissing(
             f"no runs in {str(folder)!r}: measure some with `cotenant experiment run`, or name their folder with --data"
         )
+    return log
+
+
+def analyse_record(log: RunLog, state: Path) -> Analysis:
+    """Analyse runs with the score of the model in use."""
     score, reason = held_out_score(state, {host.topology for host in log.hosts.values()})
     return analyse(log.runs, score=score, no_score=reason)
 

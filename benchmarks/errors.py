@@ -16,7 +16,9 @@ BenchmarkError
 ├── RunsMissing            nothing was measured that could be analysed
 ├── RunsDamaged            a record of runs that cannot be read
 ├── RunsLocked             another campaign writes to this record
-└── RunsUnwritable         a run could not be recorded
+├── RunsUnwritable         a run could not be recorded
+├── MatplotlibMissing      figures cannot be drawn: the library is not installed
+└── ReportUnwritable       the report's folder cannot be written
 """
 
 from __future__ import annotations
@@ -94,5 +96,15 @@ class RunsLocked(BenchmarkError):
 
 class RunsUnwritable(BenchmarkError):
     """A run could not be recorded."""
+
+    retryable = True
+
+
+class MatplotlibMissing(BenchmarkError):
+    """Figures cannot be drawn: the library is not installed."""
+
+
+class ReportUnwritable(BenchmarkError):
+    """The report's folder cannot be written."""
 
     retryable = True

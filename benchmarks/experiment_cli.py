@@ -1,4 +1,4 @@
-"""Commands `experiment plan`, `run`, `status`, `analyze`: the factorial experiment on this host."""
+"""Commands `experiment plan`, `run`, `status`, `analyze`, `report`: the factorial experiment on this host."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ experiment = typer.Typer(
 app.add_typer(experiment, name="experiment")
 
 _SETTLE_S = 0.35  #: of each window, besides the seconds that count
+_TOLD_RUNS = 50  #: where there is no terminal to draw on, a line every so many
 _OWN_S = 0.15  #: of each run: probes, confining, releasing
 
 DataOption = Annotated[
@@ -61,6 +62,9 @@ CellsOption = Annotated[
 RepsOption = Annotated[int | None, typer.Option("--reps", min=1, help="At most so many repetitions of each cell.")]
 ExtraOption = Annotated[
     str, typer.Option("--extra", help="Services of `cotenant catalogue` to add, such as redis,sqlite.", metavar="NAMES")
+]
+StateOption = Annotated[
+    Path | None, typer.Option("--state", help="Folder with the trained model whose score is told.", metavar="DIR")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -159,6 +163,8 @@ def run(
                 left = f", {left_s / 60:.0f} min left" if left_s == left_s else ""  # noqa: PLR0124 - NaN = unknown
                 bar.update(task, completed=done, total=total, description=f"{one.cell}{left}")
                 bar.refresh()  # by hand: a thread that draws would disturb
+                if not bar.console.is_terminal and done % _TOLD_RUNS == 0:
+                    bar.console.print(f"{done} of {total} runs{left}", highlight=False)
                 if one.outcome in {Outcome.FAILED, Outcome.DISTURBED}:
                     bar.console.print(f"{one.outcome}: {one.cell}#{one.repetition}: {one.reason}", markup=False)
 
@@ -193,9 +199,7 @@ def status(*, data: DataOption = None, as_json: JsonOption = False) -> None:
 def analyze(
     *,
     data: DataOption = None,
-    state: Annotated[
-        Path | None, typer.Option("--state", help="Folder with the trained model whose score is told.", metavar="DIR")
-    ] = None,
+    state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Analyse what is measured: slowdown, tests, factors, relief, questions, hypotheses, sensitivity."""
@@ -205,18 +209,65 @@ def analyze(
 
 
 @experiment.command()
+def report(
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.", metavar="DIR")],
+    data: DataOption = None,
+    state: StateOption = None,
+    simulated: Annotated[bool, typer.Option("--simulated", help="Say that nothing of it was measured.")] = False,
+) -> None:
+    """Write the analysis as one HTML page that stands alone; figures and tables beside it. Needs the extra `bench`."""
+    from benchmarks.report_cli import print_report  # noqa: PLC0415 - as above
+
+    print_report(data or default_state() / "experiment", state or default_state(), out, is_simulated=simulated)
+
+
+@experiment.command()
+def profile(
+    *,
+    data: DataOption = None,
+    parts: PartsOption = None,
+    cells: CellsOption = None,
+    design: DesignOption = None,
+) -> None:
+    """Profile each of the experiment's workloads alone, under a minute each; what has a profile is left out.
+
+    Training needs them beside the runs. Run it on a quiet machine; Ctrl-C keeps those that are done.
+    """
+    from benchmarks.solo_profiles import measure_profiles  # noqa: PLC0415 - the collector takes a while to load
+
+    folder = data or default_state() / "experiment"
+    chosen = read_design(design).chosen(parts or list(Part), cells=cells)
+    ensure_model(named_shape(DEFAULT_SHAPE))
+    columns = (TextColumn("{task.description:<40}"), BarColumn(bar_width=20))
+    with ended_by_signals(), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("profiling", total=1.0)
+
+        def told(workload: str, number: int, total: int, share: float) -> None:
+            text = f"{workload} ({number + 1} of {total})"
+            bar.update(task, completed=(number + share) / total, description=text)
+
+        found = measure_profiles(chosen, folder, read_topology(), told)
+    for one in found:
+        typer.echo(f"{one.name}: {one.quality}{f', {one.note}' if one.note else ''}")
+
+
+@experiment.command()
 def pack(
     to: Annotated[Path, typer.Argument(help="Folder to write the dataset to.", metavar="DIR")],
     *,
     data: DataOption = None,
 ) -> None:
-    """Write all runs as a dataset: compressed, the same bytes for the same runs."""
+    """Write a dataset: all runs compressed, and what training takes from them; same runs, same bytes."""
+    from benchmarks.solo_profiles import pack_training  # noqa: PLC0415 - as above
+
     folder = data or default_state() / "experiment"
     log = RunLog.load(folder)
     if not log.runs:
         raise RunsMissing(f"no runs in {str(folder)!r}: measure some with `cotenant experiment run`")
     path = log.pack(to)
     typer.echo(f"{path}: {path.stat().st_size / 1e3:.0f} kB, {summary(log.runs)}")
+    typer.echo(pack_training(log, folder, to, read_topology()))
 
 
 def read_design(path: Path | None) -> Design:

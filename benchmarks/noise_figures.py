@@ -1,0 +1,225 @@
+"""Figures around the slowdowns: how quiet the host was, how bursty agents are, how well a model predicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from benchmarks.analysis import Analysis
+from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, VERMILLION, Drawing, drawn, factor_scale, label
+from benchmarks.quiet import DRIFT_FACTOR, OTHERS_RATIO, STEAL_RATIO
+from benchmarks.runs import Outcome, Run
+from benchmarks.slowdown import solo_drift
+
+_EDGE = 3.0  # times the limit: what lies beyond is drawn at the edge
+_PROBE_EDGE = 1.6
+_LABEL_GAP = 0.075  # of the height
+_LIMIT_LINE: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": "--"}
+
+
+def noise(runs: Sequence[Run], note: str) -> Drawing:
+    """Draw every measure of disturbance, run after run, good runs and disturbed ones."""
+    name, title = "noise", "How quiet the host was, run after run"
+    caption = (
+        "Every run that was measured, in order of time, one host instance after the other. Blue points: good runs; "
+        f"vermilion crosses: runs marked disturbed, which are not analysed. Dashed: the limits, {STEAL_RATIO:.0%} of "
+        f"CPU time stolen by the hypervisor, {OTHERS_RATIO:.0%} used by other programs, a factor of {DRIFT_FACTOR} "
+        "between a member's two windows alone. The two fixed pieces of work are timed before and after each run "
+        "while all stand still, as a multiple of their median on the same host instance; they decide nothing. Grey "
+        "lines: a new block; black: another host instance. Values far beyond a limit are drawn at the edge."
+    )
+    asked = Drawing(name=name, title=title, caption=caption)
+    timed = _in_order([run for run in runs if run.outcome in {Outcome.OK, Outcome.DISTURBED}])
+    if not timed:
+        return replace(asked, missing="no run was measured")
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(5, 1, sharex=True)
+        shares: Sequence[tuple[str, Callable[[Run], float | None], float]] = (
+            ("stolen CPU time", lambda run: run.steal_ratio, STEAL_RATIO),
+            ("other programs, share of all CPUs", lambda run: run.others_ratio, OTHERS_RATIO),
+        )
+        for axes, (heading, value, limit) in zip(panels[:2], shares, strict=True):
+            _scatter(axes, heading, timed, [(value(run),) for run in timed], (0.0, _EDGE * limit))
+            axes.axhline(limit, **_LIMIT_LINE)
+            axes.set_ylim(-0.1 * limit, (_EDGE + 0.2) * limit)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        probes: Sequence[tuple[str, Callable[[Run], Sequence[float]]]] = (
+            ("fixed computation, multiple of its median", lambda run: run.cpu_probe_s),
+            ("fixed copy, multiple of its median", lambda run: run.memory_probe_s),
+        )
+        for axes, (heading, times_s) in zip(panels[2:4], probes, strict=True):
+            _scatter(axes, heading, timed, _over_median(timed, times_s), (1 / _PROBE_EDGE, _PROBE_EDGE))
+            axes.axhline(1.0, color=GREY, linewidth=0.8)
+            factor_scale(axes, 0.97 / _PROBE_EDGE, 1.03 * _PROBE_EDGE, vertical=True, ticks=5)
+        edge = DRIFT_FACTOR**_EDGE
+        drifts = [[solo_drift(run.readings, member.workload) for member in run.members] for run in timed]
+        _scatter(panels[4], "drift: factor between a member's two windows alone", timed, drifts, (1.0, edge))
+        panels[4].axhline(DRIFT_FACTOR, **_LIMIT_LINE)
+        factor_scale(panels[4], 0.98, edge * 1.03, vertical=True, ticks=5)
+        panels[4].set_xlabel("run, in order of time")
+        for axes in panels:
+            _mark_blocks(axes, timed)
+
+    return drawn(asked, draw, height_in=8.0, note=note)
+
+
+def burstiness(found: Analysis, note: str) -> Drawing:
+    """Draw how bursty each agent is alone against how much it suffers."""
+    name, title = "burstiness", "Burstiness alone against sensitivity"
+    correlation = found.burstiness.pearson
+    interval = f", 95 % interval {correlation.lower:.2f} to {correlation.upper:.2f}"
+    told = f"Pearson's r = {correlation.r:.2f}{interval if math.isfinite(correlation.lower) else ''}"
+    caption = (
+        "One point an agent workload. To the right: tokens come in bursts (burstiness index, spread of the time "
+        "between tokens over its mean, measured alone). Up: slowed more (geometric mean of the median SF over the "
+        f"{len(found.burstiness.conditions)} conditions that all of these agents were measured in). "
+        f"{told + '.' if math.isfinite(correlation.r) else 'No correlation: ' + correlation.reason + '.'}"
+    )
+    asked = Drawing(name=name, title=title, caption=caption)
+    points = sorted(
+        (math.exp(one.sensitivity), one.burstiness_index, label(one.workload))
+        for one in found.burstiness.agents
+        if math.isfinite(one.sensitivity) and math.isfinite(one.burstiness_index)
+    )
+    if not points:
+        missing = "no agent whose burstiness and sensitivity are both known"
+        return replace(asked, missing=missing)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        heights, indices = [one for one, *_ in points], [one for _, one, _ in points]
+        low, high = min(heights) / 1.05, max(heights) * 1.05
+        factor_scale(axes, low / (high / low) ** 0.1, high * (high / low) ** 0.1, vertical=True, ticks=7)
+        width = max(indices) - min(indices) or 0.2
+        axes.set_xlim(min(indices) - 0.1 * width, max(indices) + 0.1 * width)
+        axes.axhline(1.0, color=GREY, linewidth=0.8)
+        axes.plot(indices, heights, linestyle="", marker="o", color=BLUE)
+        bottom, top = np.log(axes.get_ylim())
+        places = _apart([(math.log(one) - bottom) / (top - bottom) for one in heights])
+        for (height, index, name), place in zip(points, places, strict=True):
+            axes.annotate(
+                name,
+                (index, height),
+                xytext=(1.03, place),
+                textcoords="axes fraction",
+                va="center",
+                arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.6},
+            )
+        axes.set_xlabel("burstiness index, alone")
+        axes.set_ylabel("mean SF over the same conditions")
+        if math.isfinite(correlation.r):
+            axes.set_title(told, loc="left", fontsize=9)
+
+    return drawn(asked, draw, height_in=4.5, note=note)
+
+
+def prediction(found: Analysis, note: str) -> Drawing:
+    """Draw the scores of the model in use on workloads that it has not seen."""
+    name, title = "prediction", "Prediction of workloads the model has not seen"
+    caption = (
+        "Median of |predicted / measured - 1| over observations whose workloads were left out of training whole; "
+        "shorter is better. Beside it: the analytic prior without training, always the same constant, and how far "
+        "repetitions of one measurement differ, which no prediction can beat. Points not available: a model keeps "
+        "its scores, not the single predictions they were computed from."
+    )
+    asked = Drawing(name=name, title=title, caption=caption)
+    question = next(one for one in found.questions if one.name == "prediction")
+    if not question.answered:
+        return replace(asked, missing="no model has a score here")
+    bars = [
+        ("model, held out", question.numbers["held-out error"], BLUE),
+        ("prior alone", question.numbers["prior"], ORANGE),
+        ("constant", question.numbers["constant"], VERMILLION),
+        ("noise of repetitions", question.numbers["noise"], GREEN),
+    ]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        widths = [value if math.isfinite(value) else 0.0 for _, value, _ in bars]
+        axes.barh(range(len(bars)), widths, color=[colour for *_, colour in bars], height=0.6)
+        for row, (_, value, _) in enumerate(bars):
+            told = f" {value:.1%}" if math.isfinite(value) else " unknown"
+            axes.text(widths[row], row, told, va="center")
+        axes.set_yticks(range(len(bars)), [text for text, *_ in bars])
+        axes.invert_yaxis()
+        axes.set_xlim(0.0, max(*widths, 0.01) * 1.15)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_xlabel("median error of the slowdown factor; points not available")
+
+    return drawn(asked, draw, height_in=2.8, note=note)
+
+
+def _scatter(
+    axes: Axes,
+    heading: str,
+    runs: Sequence[Run],
+    values: Sequence[Iterable[float | None]],
+    edges: tuple[float, float],
+) -> None:
+    """Draw the values of every run, those beyond the edges at them."""
+    axes.set_title(heading, loc="left", fontsize=9)
+    lowest, highest = edges
+    points = [
+        (place, max(lowest, min(value, highest)))
+        for place, group in enumerate(values)
+        for value in group
+        if value is not None and math.isfinite(value)
+    ]
+    if not points:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", va="center", color=GREY)
+    for outcome, colour, marker in ((Outcome.OK, BLUE, "."), (Outcome.DISTURBED, VERMILLION, "x")):
+        chosen = [(place + 1, value) for place, value in points if runs[place].outcome is outcome]
+        x, y = [place for place, _ in chosen], [value for _, value in chosen]
+        axes.plot(x, y, linestyle="", marker=marker, markersize=3.5, color=colour, alpha=0.7, rasterized=True)
+
+
+def _in_order(runs: Sequence[Run]) -> list[Run]:
+    """Sort by time, one host instance after the other: several may have worked at once."""
+    began_s: dict[str, float] = {}
+    for run in runs:
+        began_s[run.instance] = min(run.started_unix_s, began_s.get(run.instance, run.started_unix_s))
+
+    def place(run: Run) -> tuple[float, str, float, str, int, int]:
+        return began_s[run.instance], run.instance, run.started_unix_s, run.cell, run.repetition, run.attempt
+
+    return sorted(runs, key=place)
+
+
+def _mark_blocks(axes: Axes, runs: Sequence[Run]) -> None:
+    for place, (one, other) in enumerate(pairwise(runs)):
+        if one.instance != other.instance:
+            axes.axvline(place + 1.5, color="black", linewidth=1.0, zorder=0, rasterized=True)
+        elif one.block != other.block:
+            axes.axvline(place + 1.5, color="#cccccc", linewidth=0.5, zorder=0, rasterized=True)
+
+
+def _over_median(runs: Sequence[Run], times_s: Callable[[Run], Sequence[float]]) -> list[list[float]]:
+    """Give the times of each run as multiples of the median of its instance, over good runs where there are any."""
+    medians: dict[str, float] = {}
+    for instance in {run.instance for run in runs}:
+        own = [run for run in runs if run.instance == instance]
+        good = [run for run in own if run.outcome is Outcome.OK] or own
+        if values := [one for run in good for one in times_s(run)]:
+            medians[instance] = float(np.median(values))
+    return [[one / medians[run.instance] for one in times_s(run) if run.instance in medians] for run in runs]
+
+
+def _apart(places: Sequence[float]) -> list[float]:
+    """Move rising places of labels apart, within 0 to 1 as far as they find room."""
+    found: list[float] = []
+    for one in places:
+        found.append(max(one, found[-1] + _LABEL_GAP) if found else one)
+    if found and found[-1] > 1:
+        found[-1] = 1.0
+        for place in range(len(found) - 2, -1, -1):
+            found[place] = min(found[place], found[place + 1] - _LABEL_GAP)
+    return found
