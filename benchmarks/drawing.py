@@ -19,13 +19,14 @@ from benchmarks.cells import Side
 from benchmarks.design import Isolation
 
 # Okabe and Ito: told apart by the colour-blind, and by their lightness in print. Shapes tell the same as colours.
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#666666"
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"
+DARK, GREY = "#404040", "#666666"
 ISOLATION_COLOURS = {
     Isolation.NONE: VERMILLION,
     Isolation.PINNING: BLUE,
     Isolation.CAT: GREEN,
     Isolation.COMBINED: PURPLE,
-    Isolation.STACKED: ORANGE,
+    Isolation.STACKED: DARK,
 }
 ISOLATION_MARKERS = {
     Isolation.NONE: "o",

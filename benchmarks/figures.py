@@ -341,8 +341,9 @@ def _ordered(effects: Iterable[CellEffect]) -> list[CellEffect]:
 
 
 def _cell_label(one: CellEffect) -> str:
-    members = " + ".join(one.members)
-    return label(f"{members}, {one.isolation}" if one.factors else f"{one.member} in {members}, {one.isolation}")
+    if one.factors:
+        return label(f"{_group(one.members)}, {one.isolation}")
+    return label(f"{one.member} in {'+'.join(one.members)}, {one.isolation}")
 
 
 def _group(members: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from benchmarks.slowdown import solo_drift
 
 _EDGE = 3.0  # times the limit: what lies beyond is drawn at the edge
 _PROBE_EDGE = 1.6
-_LABEL_GAP = 0.075  # of the height
+_LABEL_SHARES = (0.09, 0.05, 0.012)  # of the axes: width and height of a label, distance from its mark
 _LIMIT_LINE: dict[str, Any] = {"color": "black", "linewidth": 0.8, "linestyle": "--"}
 
 
@@ -100,20 +100,15 @@ def burstiness(found: Analysis, note: str) -> Drawing:
         low, high = min(heights) / 1.05, max(heights) * 1.05
         factor_scale(axes, low / (high / low) ** 0.1, high * (high / low) ** 0.1, vertical=True, ticks=7)
         width = max(indices) - min(indices) or 0.2
-        axes.set_xlim(min(indices) - 0.1 * width, max(indices) + 0.1 * width)
+        axes.set_xlim(min(indices) - 0.05 * width, max(indices) + 0.2 * width)
         axes.axhline(1.0, color=GREY, linewidth=0.8)
         axes.plot(indices, heights, linestyle="", marker="o", color=BLUE)
+        left, right = axes.get_xlim()
         bottom, top = np.log(axes.get_ylim())
-        places = _apart([(math.log(one) - bottom) / (top - bottom) for one in heights])
-        for (height, index, name), place in zip(points, places, strict=True):
-            axes.annotate(
-                name,
-                (index, height),
-                xytext=(1.03, place),
-                textcoords="axes fraction",
-                va="center",
-                arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.6},
-            )
+        marks = [((x - left) / (right - left), (math.log(y) - bottom) / (top - bottom)) for y, x, _ in points]
+        for (height, index, name), place in zip(points, _beside(marks), strict=True):
+            line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6}
+            axes.annotate(name, (index, height), place, textcoords="axes fraction", va="center", arrowprops=line)
         axes.set_xlabel("burstiness index, alone")
         axes.set_ylabel("mean SF over the same conditions")
         if math.isfinite(correlation.r):
@@ -213,13 +208,18 @@ def _over_median(runs: Sequence[Run], times_s: Callable[[Run], Sequence[float]])
     return [[one / medians[run.instance] for one in times_s(run) if run.instance in medians] for run in runs]
 
 
-def _apart(places: Sequence[float]) -> list[float]:
-    """Move rising places of labels apart, within 0 to 1 as far as they find room."""
-    found: list[float] = []
-    for one in places:
-        found.append(max(one, found[-1] + _LABEL_GAP) if found else one)
-    if found and found[-1] > 1:
-        found[-1] = 1.0
-        for place in range(len(found) - 2, -1, -1):
-            found[place] = min(found[place], found[place + 1] - _LABEL_GAP)
+def _beside(marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Give a place for the label of each mark, right of it, higher where it would cover another; shares of the axes."""
+    width, height, gap = _LABEL_SHARES
+
+    def is_covering(x: float, y: float) -> bool:
+        on_label = any(abs(x - other_x) < width and abs(y - other_y) < height for other_x, other_y in found)
+        return on_label or any(x < mark_x < x + width and abs(y - mark_y) < height / 2 for mark_x, mark_y in marks)
+
+    found: list[tuple[float, float]] = []
+    for mark_x, mark_y in marks:
+        x, y = mark_x + gap, mark_y
+        while is_covering(x, y):
+            y += height / 4
+        found.append((x, y))
     return found

@@ -30,6 +30,7 @@ a { color: #00538a; }
 .verdict p { margin: .2rem 0; }
 .verdict .rule { color: #444; font-size: .875rem; }
 .yes { border-color: #009e73; } .no { border-color: #d55e00; }
+h2, h3, caption { break-after: avoid; }
 figure { margin: 1.4rem 0; break-inside: avoid; }
 figure img { width: 100%; height: auto; }
 figcaption { max-width: 48rem; color: #333; font-size: .875rem; }

@@ -252,7 +252,7 @@ def _factors(given: Material) -> str:
             )
     notes += [f"left out: {line}" for line in _left_out(given.analysis)]
     told = "Analysis of variance of log SF over the factorial part; host instances enter as a block."
-    return paragraph(told) + table(given.tables["anova"]) + listing(notes)
+    return paragraph(told) + table(given.tables["anova"]) + listing(map(_sentence, notes))
 
 
 def _isolation(given: Material) -> str:
@@ -264,7 +264,7 @@ def _isolation(given: Material) -> str:
     return (
         paragraph(told)
         + table(given.tables["relief_summary"])
-        + listing(given.analysis.not_relieving)
+        + listing(map(_sentence, given.analysis.not_relieving))
         + _figures(given, "relief")
     )
 
@@ -288,7 +288,7 @@ def _sensitivity(given: Material) -> str:
                 [
                     (
                         one.grade,
-                        f"SF {one.median_slowdown:.2f}, TLS {shown(one.median_tail_sensitivity, '.2f')}"
+                        f"SF {one.median_slowdown:.3f}, TLS {shown(one.median_tail_sensitivity, '.2f')}"
                         if one.grade is not None
                         else "not measured",
                     )
@@ -315,7 +315,7 @@ def _limits(given: Material) -> Iterable[str]:
     found = given.analysis
     yield "One class of host: the numbers hold for it, and say nothing about other processors or CPU counts."
     lacking = (*(reason for host in given.hosts.values() for reason in host.without), *found.not_relieving)
-    yield from dict.fromkeys(f"{one[:1].upper()}{one[1:]}." for one in lacking)
+    yield from dict.fromkeys(map(_sentence, lacking))
     for part, cells, _, _, _, begun, not_here, missing in given.tables["coverage"].rows:
         lacks = (
             (begun, "have fewer good runs than planned"),
@@ -380,6 +380,10 @@ def _span(runs: Sequence[Run]) -> str:
     starts = [run.started_unix_s for run in runs]
     first, last = datetime.fromtimestamp(min(starts), UTC), datetime.fromtimestamp(max(starts), UTC)
     return f"from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
+
+
+def _sentence(told: str) -> str:
+    return f"{told[:1].upper()}{told[1:]}."
 
 
 def _counted(count: int, one: str, many: str = "") -> str:
