@@ -67,7 +67,8 @@ TTLT
     Time to the last token of a turn: the whole answer; in tables as the ratio together / alone.
 
 burstiness index
-    Spread of the time between tokens over its mean, sigma / mu, pauses included. 0 = like clockwork, 1 = like
+    Spread of the time between tokens of one stream over its mean, sigma / mu, pauses included; the median of
+    the windows alone. 0 = like clockwork, 1 = like
     chance, more = in bursts.
 
 95 % interval
