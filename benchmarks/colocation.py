@@ -122,6 +122,7 @@ class Stage:
     def start(self, workload: Workload, *, limit_s: float = 120.0) -> None:
         """Start one, wait until it reports work, pause it; raises WorkloadSilent with what it said."""
         progress = self.folder / f"{workload.name}.progress"
+        progress.unlink(missing_ok=True)  # of one of this name that ended: its lines are not this one's
         errors = self.folder / f"{workload.name}.stderr"
         with errors.open("wb") as sink:
             process = subprocess.Popen(

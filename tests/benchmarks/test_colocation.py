@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from benchmarks.errors import WorkloadSilent
 from benchmarks.workloads import Workload, catalogue
 from isolation.cpuset import CpuSet
 from isolation.topology import read_topology
+from profiler.procfs import is_running
 from profiler.progress import ProgressLog
 
 
@@ -45,6 +47,23 @@ def test_two_hogs_on_one_cpu_take_twice_as_long(tmp_path: Path) -> None:
     assert [""] * 2 == [setting for setting, _ in seen]
     assert all(0.5 <= window.end_s - window.start_s <= window.seen_s - window.start_s for _, window in seen)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids), "leaving ends and reaps them"
+
+
+def test_one_started_again_after_its_end_is_not_taken_for_the_first(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        stage.start(spinning("a"))
+        stage.start(spinning("b"))
+        stage.members["a"].process.kill()
+        stage.members["a"].process.wait()
+        stage.end_dead()
+        again_s = time.monotonic()
+
+        assert list(stage.members) == ["b"]
+        stage.start(spinning("a"))
+        covered = stage.members["a"].log.covered_s
+        assert covered is not None
+        assert covered[0] > again_s
+        assert not any(is_running(one.process.pid) for one in stage.members.values())
 
 
 def test_a_workload_that_ends_tells_its_last_words(tmp_path: Path) -> None:
