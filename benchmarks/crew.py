@@ -92,7 +92,9 @@ class Crew:
             events = [event for event in events if window.begun_s <= event.t_s <= window.end_s]
             features = {one.name: one.value for one in token_features(events, window.begun_s, window.end_s)}
             begun_s = next((event.t_s for event in events if event.kind == "turn"), math.nan)
-            times_s = tuple(round(event.t_s - begun_s, 4) for event in events if event.kind == "token")
+            times_s = tuple(
+                round(event.t_s - begun_s, 4) for event in events if event.kind == "token" and event.t_s >= begun_s
+            )
         return Reading(
             member=member.workload,
             phase=phase,
