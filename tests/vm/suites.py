@@ -54,7 +54,7 @@ _RESCTRL = (
     "tests/vm/test_check.py",
 )
 
-_ENDS = ("tests/vm/test_place.py", "tests/vm/test_full_placement.py", "tests/vm/test_experiment.py")
+_ENDS = ("tests/vm/test_place.py", "tests/vm/test_full_placement.py")
 
 #: Two machines run beside each other, so what needs no resctrl runs on the one without: about half of the time each.
 #: Neighbours with the same way to mount resctrl share a mount; to start a suite takes half a minute, so they are large.
@@ -70,6 +70,7 @@ SUITES = (
         " or names_and_pids or same_request",
         long=True,
     ),
+    Suite("cells of the experiment with cache ways", ("tests/vm/test_experiment.py",), long=True),
     Suite("cache ways of CPUs that go offline", ("tests/vm/test_hotplug.py",), "takes_its_ways", long=True),
     Suite("resctrl rules and groups with CDP", _RESCTRL, "real or check", Resctrl.CDP),
     Suite("a placement with CDP", ("tests/vm/test_full_placement.py",), "ways_mems", Resctrl.CDP, long=True),
