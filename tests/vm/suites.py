@@ -56,12 +56,16 @@ _RESCTRL = (
 
 _ENDS = ("tests/vm/test_place.py", "tests/vm/test_full_placement.py")
 
+_MINUTES = "thousand or 200_placements or just_dying or nearly_full"  #: together more than a minute under emulation
+
 #: Two machines run beside each other, so what needs no resctrl runs on the one without: about half of the time each.
 #: Neighbours with the same way to mount resctrl share a mount; to start a suite takes half a minute, so they are large.
+#: Fakes are the same on every kernel: `make test` has seen them.
 SUITES = (
     Suite(
         "resctrl rules, groups and faults; placements from end to end, 2 NUMA nodes, cache ways",
         (*_RESCTRL, "tests/vm/test_resctrl_faults.py", *_ENDS),
+        "not fake",
     ),
     Suite(
         "the daemon as its users meet it",
@@ -88,8 +92,15 @@ SUITES = (
             "tests/vm/test_memory.py",
             "tests/vm/test_delegation.py",
         ),
-        "not estimate and not (affinity and (dying or 200 or thousand))",  # slow here, the same calls on any kernel
+        f"not fake and not estimate and not ({_MINUTES})",
         Resctrl.ABSENT,
+    ),
+    Suite(
+        "a thousand threads, 200 placements, dying processes, a node that is nearly full, cgroup v2 without RDT",
+        ("tests/isolation/test_enforcer_real.py", "tests/vm/test_memory.py"),
+        _MINUTES,
+        Resctrl.ABSENT,
+        long=True,
     ),
     Suite("the daemon without RDT", _DAEMON, "every_thread and cgroup", Resctrl.ABSENT, long=True),
     Suite(
