@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import subprocess
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -18,22 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from benchmarks.design import Cell, Design, Isolation, Part, parse_design
-from benchmarks.environment import read_environment
-from benchmarks.errors import BenchmarkError, DesignInvalid, RunsMissing
-from benchmarks.gauges import Gauges
-from benchmarks.host_class import Host, host_class, memory_gib, read_instance
+from benchmarks.design import Part
+from benchmarks.errors import DesignInvalid, RunsMissing
+from benchmarks.host_setting import host_setting, infeasible_here, remove_orphans, source_revision
 from benchmarks.model_file import DEFAULT_SHAPE, ensure_model, named_shape
-from benchmarks.runner import ATTEMPTS, Campaign, Setting, remaining
+from benchmarks.plan import chosen_cells, extended, plan_table, read_design, run_s
+from benchmarks.runner import ATTEMPTS, Campaign, remaining
 from benchmarks.runs import Outcome, Run, RunLog
-from benchmarks.seats import infeasible, lacking
-from benchmarks.service import found_entry
 from cotenant.paths import default_state
-from isolation.enforcer import Enforcer
-from isolation.errors import CgroupRefused
 from isolation.topology import read_topology
 from profiler.interruption import ended_by_signals
-from scheduler.state import group_prefix
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 experiment = typer.Typer(
@@ -42,9 +32,7 @@ experiment = typer.Typer(
 )
 app.add_typer(experiment, name="experiment")
 
-_SETTLE_S = 0.35  #: of each window, besides the seconds that count
 _TOLD_RUNS = 50  #: where there is no terminal to draw on, a line every so many
-_OWN_S = 0.15  #: of each run: probes, confining, releasing
 
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of the runs; default STATE/experiment.", metavar="DIR")
@@ -85,9 +73,9 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show the cells, which of them this host can do and why not, and how long they take. Measures nothing."""
-    setting = _setting(_extended(read_design(design), extra), Path(), revision="")
-    chosen = _chosen(setting, parts, cells, reps)
-    rows = [(cell, count, _infeasible(setting, cell)) for cell, count in chosen.repetitions.items()]
+    setting = host_setting(extended(read_design(design), extra), Path(), revision="")
+    chosen = chosen_cells(setting, parts, cells, reps)
+    rows = [(cell, count, infeasible_here(setting, cell)) for cell, count in chosen.repetitions.items()]
     seconds = sum(count * run_s(chosen, cell) for cell, count, reason in rows if not reason)
     if as_json:
         listed = [
@@ -104,7 +92,7 @@ def plan(
         return
     console = Console(highlight=False)
     console.print(f"Host class {setting.host.kind}")
-    console.print(_plan_table(rows, chosen))
+    console.print(plan_table(rows, chosen))
     feasible = [count for _, count, reason in rows if not reason]
     console.print(
         f"{len(rows)} cells, {sum(count for _, count, _ in rows)} runs; here {len(feasible)} cells, {sum(feasible)} "
@@ -140,12 +128,12 @@ def run(
     the same command goes on where it stopped.
     """
     folder = data or default_state() / "experiment"
-    setting = _setting(_extended(read_design(design), extra), folder, revision=_revision())
-    chosen = _chosen(setting, parts, cells, reps)
+    setting = host_setting(extended(read_design(design), extra), folder, revision=source_revision())
+    chosen = chosen_cells(setting, parts, cells, reps)
     log = RunLog.load(folder)
     with log.locked(), ended_by_signals():
         log.join(setting.host)
-        _sweep(setting.enforcer)
+        remove_orphans(setting.enforcer)
         steps = chosen.steps()
         if shard is not None:
             number, count = _parse_shard(shard)
@@ -270,101 +258,10 @@ def pack(
     typer.echo(pack_training(log, folder, to, read_topology()))
 
 
-def read_design(path: Path | None) -> Design:
-    """Read a design file, the project's own without a path; raises DesignInvalid."""
-    try:
-        text = path.read_text() if path else resources.files("benchmarks").joinpath("factorial.toml").read_text()
-        return parse_design(tomllib.loads(text))
-    except OSError as error:
-        raise DesignInvalid(f"design {str(path)!r} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DesignInvalid(f"design {str(path)!r} is no TOML: {error}") from error
-
-
-def _extended(design: Design, extra: str) -> Design:
-    """Add services by name; raises DesignInvalid, or RecordInvalid for one that cannot be run here."""
-    names = [name.strip() for name in extra.split(",") if name.strip()]
-    for name in names:
-        found_entry(name)
-    return design.with_services(names) if names else design
-
-
-def run_s(design: Design, cell: Cell) -> float:
-    """Estimate one run of a cell."""
-    alone_s = 2 * sum(design.solo_s(member) + _SETTLE_S for member in cell.members)
-    return alone_s + design.together_s(cell) + _SETTLE_S + _OWN_S
-
-
 def summary(runs: Iterable[Run]) -> str:
     """Count runs by how they ended."""
     counts = Counter(str(run.outcome) for run in runs)
     return ", ".join(f"{counts[str(one)]} {one}" for one in Outcome if counts[str(one)]) or "no runs yet"
-
-
-def _setting(design: Design, folder: Path, *, revision: str) -> Setting:
-    topology = read_topology()
-    prefix = group_prefix(folder.absolute())
-    enforcer = Enforcer.for_host(topology, prefix=prefix)
-    gauges = Gauges.for_host(f"{prefix}-run")
-    controls = enforcer.controls()
-    cache = controls.cache("L3") if controls else None
-    without = lacking(cache, _no_ways(controls is not None))
-    environment = read_environment()
-    host = Host(
-        kind=host_class(topology),
-        instance=read_instance(),
-        topology=topology.fingerprint,
-        kernel=topology.kernel,
-        memory_gib=memory_gib(topology),
-        mechanism=str(enforcer.mechanism),
-        without=(*dict.fromkeys(without.values()), *gauges.missing),
-        versions=environment.versions,
-    )
-    return Setting(
-        design=design,
-        host=host,
-        topology=topology,
-        enforcer=enforcer,
-        cache=cache,
-        lacking=without,
-        gauges=gauges,
-        revision=revision,
-    )
-
-
-def _no_ways(has_resctrl: bool) -> str:  # noqa: FBT001 - one fact
-    if has_resctrl:
-        return "resctrl is mounted, but it controls no L3 cache ways (with CDP they are not split here)"
-    return "no cache ways can be given: resctrl is not mounted or not ours to write (see `cotenant check`)"
-
-
-def _chosen(setting: Setting, parts: list[Part] | None, cells: str | None, reps: int | None) -> Design:
-    wanted = parts or [Part.FACTORIAL]
-    if cells is None or not cells.isdecimal():
-        return setting.design.chosen(wanted, cells=cells, repetitions=reps)
-    chosen = setting.design.chosen(wanted, repetitions=reps)
-    return chosen.some(int(cells), (cell for cell in chosen.repetitions if not _infeasible(setting, cell)))
-
-
-def _infeasible(setting: Setting, cell: Cell) -> str:
-    if setting.design.agents_of(cell) and importlib.util.find_spec("llama_cpp") is None:
-        return "llama-cpp-python is not installed (extra `bench`; `make setup` installs it)"
-    return infeasible(cell, setting.topology, setting.cache, setting.lacking)
-
-
-def _plan_table(rows: list[tuple[Cell, int, str]], design: Design) -> Table:
-    """One line for each set of members, one column for each isolation."""
-    isolations = [one for one in Isolation if any(cell.isolation is one for cell, *_ in rows)]
-    table = Table("part", "members", *map(str, isolations), "s a run")
-    lines: dict[tuple[str, str], dict[Isolation, str]] = {}
-    seconds: dict[tuple[str, str], float] = {}
-    for cell, count, reason in rows:
-        key = str(cell.part), " + ".join(map(str, cell.members))
-        lines.setdefault(key, {})[cell.isolation] = "-" if reason else str(count)
-        seconds[key] = run_s(design, cell)
-    for key, found in lines.items():
-        table.add_row(*key, *(found.get(one, "") for one in isolations), f"{seconds[key]:.1f}")
-    return table
 
 
 def _parse_shard(text: str) -> tuple[int, int]:
@@ -372,28 +269,3 @@ def _parse_shard(text: str) -> tuple[int, int]:
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise DesignInvalid(f"--shard {text!r} is not K/N with K from 1 to N, such as 1/3")
     return int(number), int(count)
-
-
-def _revision() -> str:
-    """Name the source's revision; "unknown" for an installed package without its repository."""
-    folder = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ("git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found.stdout.strip() or "unknown"
-
-
-def _sweep(enforcer: Enforcer) -> None:
-    """Remove groups of a campaign in the same folder that was killed."""
-    for name in enforcer.groups():
-        try:
-            enforcer.remove_orphan(name)
-        except CgroupRefused as error:
-            raise BenchmarkError(f"a killed campaign left group {name!r} with living processes: {error}") from error

@@ -1,0 +1,44 @@
+"""What is asked for of a design, told by `experiment plan` on this host."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.design import Part
+from benchmarks.errors import DesignInvalid
+from benchmarks.experiment_cli import app
+from benchmarks.plan import read_design, run_s
+
+
+def test_the_plan_tells_what_the_options_leave_and_its_time() -> None:
+    ended = CliRunner().invoke(app, ["experiment", "plan", "--cells", "cpu+single*", "--reps", "2", "--json"])
+
+    told = json.loads(ended.output)
+    assert {one["cell"].rsplit("/", 1)[1] for one in told["cells"]} == {"none", "pinning", "cat", "combined"}
+    assert {one["repetitions"] for one in told["cells"]} == {2}
+    assert all(bool(one["reason"]) != one["feasible"] for one in told["cells"])
+    assert told["seconds"] == pytest.approx(sum(2 * one["run_s"] for one in told["cells"] if one["feasible"]))
+
+
+def test_a_run_takes_each_member_twice_alone_and_once_together() -> None:
+    design = read_design(None).chosen([Part.FACTORIAL], cells="cpu+single/none")
+    (cell,) = design.repetitions
+
+    windows_s = 2 * sum(design.solo_s(one) for one in cell.members) + design.together_s(cell)
+    assert run_s(design, cell) == pytest.approx(windows_s + 5 * 0.35 + 0.15)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"), [(None, "cannot be read: No such file"), (b"[", "is no TOML"), (b"\xff", "is no TOML")]
+)
+def test_a_design_that_cannot_be_read_is_named(tmp_path: Path, data: bytes | None, told: str) -> None:
+    path = tmp_path / "design.toml"
+    if data is not None:
+        path.write_bytes(data)
+
+    with pytest.raises(DesignInvalid, match=rf"design '.*/design.toml' {told}"):
+        read_design(path)
