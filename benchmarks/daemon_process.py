@@ -19,7 +19,8 @@ from cotenant.client import CHANNEL_OPTIONS
 _START_LIMIT_S = 120.0  # under emulation (tests/vm) it takes half a minute
 _STOP_LIMIT_S = 20.0
 _SETTINGS = "COTENANT_"  # what the environment tells a daemon begins so, in either case
-_KEPT_SETTINGS = frozenset({"COTENANT_RECONCILE_S", "COTENANT_MONITOR_S"})  # how often, not where or for whom
+# how often, and what to learn from: not where or for whom
+_KEPT_SETTINGS = frozenset({"COTENANT_RECONCILE_S", "COTENANT_MONITOR_S", "COTENANT_DATASET"})
 
 
 class DaemonProcess:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,14 @@ from isolation.cgroup import CpusetHierarchy, find_hierarchy
 
 settings.register_profile("untimed", deadline=None)  # on a busy machine any one example may take a second
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_dataset() -> Iterator[None]:
+    """Let nothing that trains, here or in a daemon of ours, learn from what comes along for this class of host."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("COTENANT_DATASET", "")
+        yield
 
 
 @pytest.fixture
