@@ -19,10 +19,12 @@ from benchmarks.errors import DesignInvalid, RunsMissing
 from benchmarks.host_setting import host_setting, infeasible_here, remove_orphans, source_revision
 from benchmarks.model_file import DEFAULT_SHAPE, ensure_model, named_shape
 from benchmarks.plan import chosen_cells, extended, plan_table, read_design, run_s
+from benchmarks.run_folder import run_folder
 from benchmarks.runner import ATTEMPTS, Campaign, remaining
 from benchmarks.runs import Outcome, Run, RunLog
 from cotenant.paths import default_state
 from isolation.topology import read_topology
+from profiler.dataset import default_dataset
 from profiler.interruption import ended_by_signals
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -36,6 +38,14 @@ _TOLD_RUNS = 50  #: where there is no terminal to draw on, a line every so many
 
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of the runs; default STATE/experiment.", metavar="DIR")
+]
+LookedAtOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Folder of the runs; default STATE/experiment, and the dataset that comes along where that holds none.",
+        metavar="DIR",
+    ),
 ]
 DesignOption = Annotated[
     Path | None, typer.Option("--design", help="Another design than benchmarks/factorial.toml.", metavar="FILE")
@@ -164,9 +174,9 @@ def run(
 
 
 @experiment.command()
-def status(*, data: DataOption = None, as_json: JsonOption = False) -> None:
-    """Show what is measured and what is still to do."""
-    folder = data or default_state() / "experiment"
+def status(*, data: LookedAtOption = None, as_json: JsonOption = False) -> None:
+    """Show what is measured and how it ended."""
+    folder = _looked_at(data)
     log = RunLog.load(folder)
     counts: dict[tuple[str, str], Counter[str]] = {}
     for one in log.runs:
@@ -186,28 +196,28 @@ def status(*, data: DataOption = None, as_json: JsonOption = False) -> None:
 @experiment.command()
 def analyze(
     *,
-    data: DataOption = None,
+    data: LookedAtOption = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Analyse what is measured: slowdown, tests, factors, relief, questions, hypotheses, sensitivity."""
     from benchmarks.analysis_cli import print_analysis  # noqa: PLC0415 - SciPy takes a second to load
 
-    print_analysis(data or default_state() / "experiment", state or default_state(), as_json=as_json)
+    print_analysis(_looked_at(data), state or default_state(), as_json=as_json)
 
 
 @experiment.command()
 def report(
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.", metavar="DIR")],
-    data: DataOption = None,
+    data: LookedAtOption = None,
     state: StateOption = None,
     simulated: Annotated[bool, typer.Option("--simulated", help="Say that nothing of it was measured.")] = False,
 ) -> None:
     """Write the analysis as one HTML page that stands alone; figures and tables beside it. Needs the extra `bench`."""
     from benchmarks.report_cli import print_report  # noqa: PLC0415 - as above
 
-    print_report(data or default_state() / "experiment", state or default_state(), out, is_simulated=simulated)
+    print_report(_looked_at(data), state or default_state(), out, is_simulated=simulated)
 
 
 @experiment.command()
@@ -256,6 +266,15 @@ def pack(
     path = log.pack(to)
     typer.echo(f"{path}: {path.stat().st_size / 1e3:.0f} kB, {summary(log.runs)}")
     typer.echo(pack_training(log, folder, to, read_topology()))
+
+
+def _looked_at(named: Path | None) -> Path:
+    return run_folder(
+        named,
+        default_state() / "experiment",
+        default_dataset(),
+        lambda text: typer.echo(f"cotenant: {text}", err=True),
+    )
 
 
 def summary(runs: Iterable[Run]) -> str:
