@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
 from benchmarks.analysis import Analysis
-from benchmarks.analysis_cli import analyse_record, read_record
+from benchmarks.analysis_cli import analyse_record, held_out_score, read_record
 from benchmarks.design import Isolation, Part, parse_design
 from benchmarks.drawing import Drawing
 from benchmarks.errors import ReportUnwritable
 from benchmarks.figures import distributions, effect_sizes, pair_matrix, relief, slowdown_matrix
-from benchmarks.noise_figures import burstiness, noise, prediction
+from benchmarks.noise_figures import burstiness, noise
+from benchmarks.prediction_figures import predicted_against_measured, prediction
 from benchmarks.record_tables import coverage, outcomes, reasons
 from benchmarks.report import Material, document
 from benchmarks.result_tables import result_tables
 from benchmarks.runs import Run, RunLog
+from profiler.errors import ModelDamaged
+from profiler.held_out_predictions import HeldOutPrediction
+from profiler.registry import ModelRegistry
 
 PAGE = "report.html"
+LIST = "report.sha256"  #: every file of the report; `sha256sum -c` checks them
+
+_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<name>\w[\w-]*\.(csv|svg|png|html))")
 
 
 def write_report(folder: Path, state: Path, out: Path, *, is_simulated: bool = False) -> Path:
@@ -29,18 +38,14 @@ def write_report(folder: Path, state: Path, out: Path, *, is_simulated: bool = F
     with _writing(out):  # before the minute that the analysis takes
         out.mkdir(parents=True, exist_ok=True)
     material = read_material(log, state, is_simulated=is_simulated)
-    page = document(material).encode()
+    files = {f"{one.name}.csv": one.csv() for one in material.tables.values()}
+    for drawing in material.drawings:
+        for ending, data in (("svg", drawing.svg), ("png", drawing.png)):
+            if data:  # empty = not drawn, for lack of runs
+                files[f"{drawing.name}.{ending}"] = data
+    files[PAGE] = document(material).encode()
     with _writing(out):
-        for table in material.tables.values():
-            (out / f"{table.name}.csv").write_bytes(table.csv())
-        for drawing in material.drawings:
-            for ending, data in (("svg", drawing.svg), ("png", drawing.png)):
-                path = out / f"{drawing.name}.{ending}"
-                if data:
-                    path.write_bytes(data)
-                else:  # of an earlier report with other runs
-                    path.unlink(missing_ok=True)
-        (out / PAGE).write_bytes(page)
+        _replace(out, files)
     return out / PAGE
 
 
@@ -54,14 +59,29 @@ def read_material(log: RunLog, state: Path, *, is_simulated: bool) -> Material:
         runs=log.runs,
         hosts=log.hosts,
         design=design,
-        drawings=drawings(found, log.runs, "simulated" if is_simulated else ""),
+        drawings=drawings(found, log.runs, read_predictions(log, state), "simulated" if is_simulated else ""),
         tables={one.name: one for one in tables},
         is_simulated=is_simulated,
     )
 
 
-def drawings(found: Analysis, runs: Sequence[Run], note: str) -> tuple[Drawing, ...]:
-    """Draw every figure; `note` stands beside each title."""
+def read_predictions(log: RunLog, state: Path) -> tuple[Sequence[HeldOutPrediction], str]:
+    """Give the held-out predictions of the model in use if it is of the record's class of host, else why none."""
+    score, reason = held_out_score(state, {host.topology for host in log.hosts.values()})
+    if score is None:
+        return (), reason
+    try:
+        found = ModelRegistry(state / "models").held_out(score.model)
+    except ModelDamaged as damage:
+        return (), str(damage)
+    reason = f"model {score.model} keeps no held-out predictions: it is of an earlier version, or nothing was held out"
+    return found, "" if found else f"{reason}; train again (`cotenant train`)"
+
+
+def drawings(
+    found: Analysis, runs: Sequence[Run], predictions: tuple[Sequence[HeldOutPrediction], str], note: str
+) -> tuple[Drawing, ...]:
+    """Draw every figure; predictions come with the reason where there are none, `note` stands beside each title."""
     breadth = [one for one in Isolation if any(e.part is Part.BREADTH and e.isolation is one for e in found.effects)]
     return (
         slowdown_matrix(found, note),
@@ -72,8 +92,29 @@ def drawings(found: Analysis, runs: Sequence[Run], note: str) -> tuple[Drawing, 
         relief(found, note),
         burstiness(found, note),
         prediction(found, note),
+        predicted_against_measured(found, *predictions, note),
         noise(runs, note),
     )
+
+
+def _replace(out: Path, files: Mapping[str, bytes]) -> None:
+    """Write these files and remove those of an earlier report that this one lacks, unless somebody changed them."""
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+    for name, earlier in _listed(out / LIST).items():
+        path = out / name
+        if name not in files and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == earlier:
+            path.unlink()
+    # the list comes first: killed in between, no file of ours is without its line
+    (out / LIST).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+    for name, data in files.items():
+        (out / name).write_bytes(data)
+
+
+def _listed(path: Path) -> dict[str, str]:
+    """Read the names and sha256 of an earlier report's files; a line of another form is none of ours."""
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    lines = (_LINE.fullmatch(line) for line in text.splitlines())
+    return {line["name"]: line["sha256"] for line in lines if line}
 
 
 @contextmanager

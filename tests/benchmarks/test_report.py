@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import math
+import shutil
 import statistics
 import subprocess
 import sys
@@ -233,8 +235,6 @@ def test_the_same_runs_give_the_same_bytes(written: Path, source: Path, tmp_path
 def test_one_run_makes_a_report_that_says_what_is_missing(tmp_path: Path) -> None:
     RunLog(tmp_path, runs=simulated_runs(factorial_cells()[:1], repetitions=1)).pack(tmp_path)
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "prediction.svg").write_text("of an earlier report")
 
     told = read(write_report(tmp_path, tmp_path, out))
 
@@ -244,6 +244,35 @@ def test_one_run_makes_a_report_that_says_what_is_missing(tmp_path: Path) -> Non
     assert "1 value to resample: an interval of 95% needs at least 6" in shown
     assert not (out / "prediction.svg").exists()
     assert (out / "slowdown_matrix.svg").exists()
+
+
+def test_an_earlier_report_goes_and_files_of_others_stay(written: Path, tmp_path: Path) -> None:
+    RunLog(tmp_path, runs=simulated_runs(factorial_cells()[:1], repetitions=1)).pack(tmp_path)
+    out, outside = tmp_path / "out", tmp_path / "outside.csv"
+    shutil.copytree(written, out)
+    outside.write_text("of others")
+    digest = hashlib.sha256(b"of others").hexdigest()
+    for name in ("pairs_none.svg", "notes.txt"):
+        (out / name).write_text("of others")
+    (out / "relief.png").write_text("drawn anew by hand")
+    with (out / "report.sha256").open("a") as file:
+        file.write(f"{digest}  ../outside.csv\n{digest}  notes.txt\nof others\n")
+
+    write_report(tmp_path, tmp_path, out)
+
+    listed = {line.split("  ")[1] for line in (out / "report.sha256").read_text().splitlines()}
+    assert {"pairs_pinning.svg", "pairs_pinning.png", "relief.svg"} <= {one.name for one in written.iterdir()} - listed
+    assert set(files(out)) - listed == {"report.sha256", "pairs_none.svg", "notes.txt", "relief.png"}
+    assert outside.exists()
+
+
+def test_the_list_names_every_file_with_its_sum(written: Path) -> None:
+    checked = subprocess.run(
+        ["sha256sum", "--check", "--strict", "report.sha256"], cwd=written, capture_output=True, text=True, check=True
+    )
+
+    told = {line.removesuffix(": OK") for line in checked.stdout.splitlines()}
+    assert told == {one.name for one in written.iterdir()} - {"report.sha256"}
 
 
 def test_an_empty_folder_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
