@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.burstiness import BurstinessEffect, burstiness_effect
 from benchmarks.cell_effects import WANTED_D, CellEffect, cell_effects
 from benchmarks.cells import Sample, Side, Tally, good_runs, not_applicable, samples, tallies
+from benchmarks.composition_rules import CompositionEffect, composition_effect
 from benchmarks.design import Isolation, Part
 from benchmarks.factor_effects import FactorEffects, factor_effects
 from benchmarks.host_noise import HostNoise, host_noise
@@ -64,6 +65,7 @@ class Analysis:
     not_relieving: tuple[str, ...]  #: isolations without any pair of cells, and why
     power: tuple[Achieved, ...]
     burstiness: BurstinessEffect
+    composition: CompositionEffect
     noise: tuple[HostNoise, ...]  #: of the good runs
     questions: tuple[Question, ...]
     hypotheses: tuple[Hypothesis, ...]
@@ -95,6 +97,7 @@ def analyse(runs: Sequence[Run], *, score: HeldOutScore | None = None, no_score:
         not_relieving=_not_relieving(runs, relieved),
         power=_power(table),
         burstiness=burstiness,
+        composition=composition_effect(good, table, seed=seed),
         noise=noise,
         questions=(
             quantified(effects, noise),

@@ -47,6 +47,12 @@ relief
     The share of a slowdown that an isolation takes away: 1 - (SF with - 1) / (SF without - 1), of medians. 100
     % = all of it, 0 % = nothing, below 0 = it made matters worse.
 
+composition, rule
+    How slowdowns beside one neighbour at a time make the slowdown beside all of them. Sum of excesses: 1 + the
+    sum of SF - 1 over the neighbours, which is the scheduler's rule; product: of the SF; largest: of the SF. An
+    SF below 1 makes up for no other. Error: |composed / measured - 1|; bias: the same with its sign, below 0 =
+    composed too low.
+
 IF, interference factor
     (IPC alone - IPC together) / IPC alone; IPC = instructions per clock cycle of the CPU.
 

@@ -54,6 +54,7 @@ def document(given: Material) -> str:
         ("isolation", "What isolation changes", _isolation(given)),
         ("sensitivity", "What agents are sensitive to, from 1 to 5", _sensitivity(given)),
         ("burstiness", "Burstiness and sensitivity", _figures(given, "burstiness") + table(given.tables["burstiness"])),
+        ("composition", "Three and four at once, from pairs", _composition(given)),
         ("prediction", "Prediction against measurement", _prediction(given)),
         ("noise", "Noise, and what the repetitions can find", _noise(given)),
         ("limits", "Limits", listing(_limits(given))),
@@ -300,6 +301,13 @@ def _sensitivity(given: Material) -> str:
         ]
         parts.append(grades(f"Sensitivity under {isolation}", list(NEIGHBOURS), rows))
     return "\n".join(parts)
+
+
+def _composition(given: Material) -> str:
+    found = given.analysis.composition
+    reasons = Counter(reason for one in found.left_out for reason in one.reasons)
+    gaps = (f"{_counted(count, 'member')} of cells left out: {reason}." for reason, count in reasons.items())
+    return paragraph(found.conclusion) + table(given.tables["composition"]) + listing(gaps)
 
 
 def _prediction(given: Material) -> str:

@@ -20,6 +20,7 @@ def result_tables(found: Analysis) -> tuple[Table, ...]:
         _relief_summaries(found),
         _matrix(found),
         _burstiness(found),
+        _composition(found),
         _noise(found),
         _power(found),
         _numbers(found),
@@ -225,6 +226,38 @@ def _burstiness(found: Analysis) -> Table:
                 one.conditions,
             )
             for one in found.burstiness.agents
+        ),
+    )
+
+
+def _composition(found: Analysis) -> Table:
+    return Table(
+        name="composition",
+        title="Slowdowns of pairs composed, against those measured with three and four at once",
+        columns=(
+            Column(key="isolation", heading="isolation"),
+            Column(key="rule", heading="rule"),
+            Column(key="members", heading="members", form="d"),
+            Column(key="cells", heading="cells", form="d"),
+            *interval_columns("error", "median error", ".1%"),
+            *interval_columns("bias", "median bias", ".1%"),
+            *interval_columns("advantage", "less error than the scheduler's", ".1%"),
+            Column(key="wilcoxon_p"),
+            Column(key="wilcoxon_p_holm", heading="p (Wilcoxon, Holm)", form="p"),
+        ),
+        rows=tuple(
+            (
+                str(one.isolation or "all"),
+                str(one.rule),
+                one.members,
+                one.cells,
+                *interval_values(one.error),
+                *interval_values(one.bias),
+                *interval_values(one.advantage),
+                one.p,
+                one.p_holm,
+            )
+            for one in found.composition.scores
         ),
     )
 
