@@ -1,7 +1,9 @@
 """Runs as observations for training: what one workload did to another, where both were confined. Pure.
 
-Runs without confinement are left out: where the kernel put whom is not known. So is a victim of several processes,
-whose own siblings share its CPUs in its solo windows, too. Several repetitions of a cell make one observation.
+Runs in which members may use the same several CPUs are left out (isolation "none", and "cat", which confines to cache
+ways only): where the kernel put whom is not known. So is a victim of several processes, whose own siblings share its
+CPUs in its solo windows, too. Several repetitions of a cell on the same CPUs make one observation. Names tell the
+workload, never how many processes of it there were: "cpu:4" is four times the aggressor "cpu".
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median, stdev
 
 from benchmarks.cells import good_runs
-from benchmarks.design import Member
+from benchmarks.design import Isolation, Member
 from benchmarks.runs import Phase, Run
 from benchmarks.slowdown import slowdown
 from isolation.cpuset import CpuSet
@@ -29,10 +31,10 @@ def profile_name(workload: str) -> str:
 
 def observations(runs: Iterable[Run], topology: Topology) -> list[Observation]:
     """Give what the good runs of one class of host say; its topology tells which CPUs share what."""
-    cells: dict[str, list[Run]] = {}
+    cells: dict[tuple[str, tuple[str, ...]], list[Run]] = {}
     for run in good_runs(runs):
-        if run.cpus:
-            cells.setdefault(run.cell, []).append(run)
+        if run.cpus and run.isolation is not Isolation.CAT:
+            cells.setdefault((run.cell, run.cpus), []).append(run)
     sharing = Sharing(topology)
     return [
         found

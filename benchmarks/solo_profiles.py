@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import tomllib
 from collections.abc import Callable, Iterable
+from importlib import resources
 from pathlib import Path
 
-from benchmarks.design import Design
+from benchmarks.design import CommandLine, Design, parse_design
 from benchmarks.observations import observations, profile_name
 from benchmarks.runs import RunLog
 from isolation.cpuset import CpuSet
 from isolation.topology import Topology
 from profiler.collector import collect
-from profiler.dataset import OBSERVATIONS, PROFILES
+from profiler.dataset import FAMILIES, OBSERVATIONS, PROFILES
 from profiler.exchange import profiles_to_json
 from profiler.files import write_atomically
 from profiler.records import WorkloadProfile
@@ -75,7 +78,20 @@ def pack_training(log: RunLog, folder: Path, to: Path, topology: Topology) -> st
     path.unlink(missing_ok=True)
     ObservationStore(path).append(found)
     write_atomically(to / PROFILES, profiles_to_json(profiles))
+    write_atomically(to / FAMILIES, json.dumps(families(), indent=1).encode() + b"\n")
     return f"{path}: {len(found)} observations of workloads with a profile; {len(profiles)} profiles"
+
+
+def families() -> dict[str, str]:
+    """Name for each workload of the project's design the program that it is a variant of, by profile name."""
+    text = resources.files("benchmarks").joinpath("factorial.toml").read_text()
+    lines = parse_design(tomllib.loads(text)).workloads
+    return {profile_name(workload): _program(line) for workload, line in sorted(lines.items())}
+
+
+def _program(line: CommandLine) -> str:
+    """Give module and kind of work; options such as sizes and numbers of agents make variants."""
+    return " ".join((line.module, *(one for one in line.arguments[:1] if not one.startswith("-"))))
 
 
 def _workloads(design: Design) -> list[str]:

@@ -7,9 +7,11 @@ of another class of host they say nothing, so observations are matched by finger
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from profiler.errors import ProfileDamaged, ProfileMissing, ProfilerError, RecordInvalid
 from profiler.exchange import LIMIT_BYTES, profiles_from_json
@@ -18,7 +20,7 @@ from profiler.records import Observation, WorkloadProfile
 from profiler.store import ObservationStore
 
 _SHIPPED = Path(__file__).parents[1] / "benchmarks" / "data"  # data, no code: no layer is crossed
-OBSERVATIONS, PROFILES = "observations.jsonl", "profiles.json"
+OBSERVATIONS, PROFILES, FAMILIES = "observations.jsonl", "profiles.json", "families.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Dataset:
 
     observations: tuple[Observation, ...] = ()
     profiles: tuple[WorkloadProfile, ...] = ()
+    families: Mapping[str, str] = field(default_factory=dict)  #: workload -> the program it is a variant of
 
 
 def default_dataset() -> str:
@@ -42,7 +45,8 @@ def load_dataset(root: Path, fingerprint: str, on_damaged: Callable[[ProfilerErr
             told = tuple(one for one in ObservationStore(path).load() if one.host_fingerprint == fingerprint)
             if told:
                 profiles = _profiles(path.with_name(PROFILES))
-                found = Dataset(found.observations + told, found.profiles + profiles)
+                families = _families(path.with_name(FAMILIES))
+                found = Dataset(found.observations + told, found.profiles + profiles, {**found.families, **families})
         except ProfilerError as error:
             on_damaged(error)
     return found
@@ -54,3 +58,17 @@ def _profiles(path: Path) -> tuple[WorkloadProfile, ...]:
         return tuple(profiles_from_json(data))
     except RecordInvalid as error:
         raise ProfileDamaged(f"{str(path)!r}: {error}") from error
+
+
+def _families(path: Path) -> dict[str, str]:
+    """Read which workloads are variants of one program; a dataset need not tell."""
+    if not path.exists():
+        return {}
+    data = read_limited(path, LIMIT_BYTES, missing=ProfileMissing, damaged=ProfileDamaged)
+    try:
+        return _FAMILIES.validate_json(data)
+    except ValidationError as error:
+        raise ProfileDamaged(f"{str(path)!r} does not name a program for each workload: {error}") from error
+
+
+_FAMILIES = TypeAdapter(dict[str, str])

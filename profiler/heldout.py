@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,10 +26,12 @@ class HeldOut:
     model: NDArray[np.float64]
     prior: NDArray[np.float64]
     constant: NDArray[np.float64]
+    nearest: NDArray[np.float64]
 
     def only(self, kept: NDArray[np.bool_]) -> HeldOut:
         """Keep some of the observations."""
-        return HeldOut(self.index[kept], self.model[kept], self.prior[kept], self.constant[kept])
+        parts = (self.model[kept], self.prior[kept], self.constant[kept], self.nearest[kept])
+        return HeldOut(self.index[kept], *parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,26 @@ def verdict(new: Scores, rival: Rival | None) -> Verdict:
         return Verdict(better=True, reason=f"model {rival.id} has no score to compare with")
     said = f"error {mine:.1%} against {its:.1%} of model {rival.id}, compared by {where}"
     return Verdict(better=mine < its, reason=said)
+
+
+def nearest(rows: NDArray[np.float32], known: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Give for each row the mean target of the known rows most like it: the baseline that only looks up.
+
+    rows [k, f], known [n, f], target [n] -> [k]. Columns count in units of their spread over `known`; one that only
+    one of two rows tells counts as one such unit, one that neither tells or that never varies not at all.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns nobody tells
+        scale = np.nanstd(known, axis=0)
+    varied = scale > 0
+    ours, theirs = rows[:, varied] / scale[varied], known[:, varied] / scale[varied]
+    found = np.empty(len(rows))
+    for at, row in enumerate(ours):
+        apart = (theirs - row) ** 2
+        apart[np.isnan(theirs) != np.isnan(row)] = 1.0
+        distance = np.nansum(apart, axis=1)
+        found[at] = target[distance <= distance.min() * (1 + 1e-6)].mean()
+    return found
 
 
 def mape(residuals: Sequence[NDArray[np.float64]]) -> float | None:

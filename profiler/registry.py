@@ -1,7 +1,8 @@
-"""The models of this host on disk: STATE/models/ID/{model.json, manifest.json} and STATE/models/active.
+"""The models of this host on disk: STATE/models/ID/{model.json, held_out.json, manifest.json} and STATE/models/active.
 
 A model is read only after its size and sha256 agree with the manifest, because no parser notices a changed digit; then
-it must predict something sane before anybody sees it. Nothing of this imports xgboost.
+it must predict something sane before anybody sees it. held_out.json is for reports; loading a model does not read it.
+Nothing of this imports xgboost.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from profiler.errors import ModelDamaged, ModelMissing, RecordInvalid
 from profiler.features import FEATURE_NAMES, SCHEMA_HASH
 from profiler.files import make_folder, name_checked, read_limited, write_atomically
 from profiler.forest import Forest
+from profiler.held_out_predictions import HeldOutPrediction, predictions_from_json, predictions_to_json
 
 MANIFEST_SCHEMA_VERSION = 1  # 1: first version
 _MODEL_LIMIT_BYTES = 64 * 2**20
 _MANIFEST_LIMIT_BYTES = 2**20
+_HELD_OUT_LIMIT_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +35,11 @@ class Scores:
     """How good a model is: median |predicted / measured - 1| over held-out observations; None = not computable."""
 
     lowo_mape: float | None = None  #: leave one workload out
+    families_mape: float | None = None  #: leave all workloads of one program out; None also where no two share one
     pairs_mape: float | None = None  #: leave one pair out: both workloads seen, but not together
     prior_mape: float | None = None  #: prior alone, same observations
     constant_mape: float | None = None  #: always the median of the training observations
+    nearest_mape: float | None = None  #: what the most similar training observation measured; models before it: None
     noise_floor: float | None = None  #: what repetitions of one observation differ by, same unit
 
 
@@ -72,6 +77,7 @@ class TrainedModel:
 
     manifest: Manifest
     model_json: bytes
+    held_out: tuple[HeldOutPrediction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,6 +104,7 @@ class ModelRegistry:
         folder = self._path / model_id
         make_folder(folder)
         write_atomically(folder / "model.json", model.model_json)
+        write_atomically(folder / "held_out.json", predictions_to_json(model.held_out, model_id))
         # the manifest comes last: a folder without one is an interrupted save and is not listed
         write_atomically(
             folder / "manifest.json", _Stored.model_validate(_plain(manifest)).model_dump_json(indent=1).encode()
@@ -140,6 +147,21 @@ class ModelRegistry:
             raise ModelDamaged(_advice(file, str(error))) from error
         _smoke_test(file, forest)
         return LoadedModel(manifest=manifest, forest=forest)
+
+    def held_out(self, model_id: str) -> tuple[HeldOutPrediction, ...]:
+        """Read what a model said of held-out observations; empty for models stored before that was kept.
+
+        Raises ModelMissing, ModelDamaged.
+        """
+        self._manifest(model_id)
+        file = self._path / model_id / "held_out.json"
+        if not file.exists():
+            return ()
+        data = read_limited(file, _HELD_OUT_LIMIT_BYTES, missing=ModelDamaged, damaged=ModelDamaged)
+        try:
+            return predictions_from_json(data, model_id)
+        except RecordInvalid as error:
+            raise ModelDamaged(_advice(file, f"cannot be read: {error}")) from error
 
     def active_id(self) -> str | None:
         """Name the model in use; None when there is none."""
@@ -198,6 +220,8 @@ class _StoredScores(BaseModel):
     pairs_mape: float | None
     prior_mape: float | None
     constant_mape: float | None
+    families_mape: float | None = None
+    nearest_mape: float | None = None
     noise_floor: float | None
 
 

@@ -3,7 +3,8 @@
     python -m profiler.training --state DIR [--only-if-better] [--dataset DIR]      prints one line of JSON
 
 Trees learn log(measured SF / prior) of observations with one aggressor; several aggressors are composition's business.
-Scores hold out whole workloads: every observation in which the workload is victim or aggressor. Intervals for two
+Scores hold out whole workloads: every observation in which the workload is victim or aggressor; one score holds out
+all workloads of one program together, where a dataset tells which are variants of one. Intervals for two
 workloads that training has seen come from holding out pairs instead: one relation of one pair, both directions.
 Repetitions of one cell never stand on both sides.
 """
@@ -11,7 +12,6 @@ Repetitions of one cell never stand on both sides.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import sys
@@ -29,27 +29,27 @@ from cotenant.paths import default_state
 from isolation.topology import read_topology
 from profiler.calibration import find_calibration
 from profiler.dataset import default_dataset, load_dataset
-from profiler.errors import ModelDamaged, ModelMissing, ProfilerError, TrainingImpossible
-from profiler.features import FEATURE_NAMES, MONOTONE, RELATION_COLUMNS, SCHEMA_HASH, pair_row, profile_digest
+from profiler.errors import ModelDamaged, ModelMissing, ProfilerError
+from profiler.features import FEATURE_NAMES, MONOTONE, SCHEMA_HASH
+from profiler.held_out_predictions import HeldOutPrediction
 from profiler.heldout import (
     COVERAGE,
     HeldOut,
     Rival,
     interval,
     mape,
+    nearest,
     noise_floor,
     rival_of,
     verdict,
     worst_residuals,
 )
 from profiler.host import host_traits
-from profiler.prior import prior
 from profiler.records import HostTraits, Observation, WorkloadProfile
 from profiler.registry import Manifest, ModelRegistry, Scores, TrainedModel
 from profiler.store import ObservationStore, ProfileStore
+from profiler.training_data import TrainingData, training_data
 
-LEAST_OBSERVATIONS = 4
-LEAST_WORKLOADS = 2
 _ROUNDS = (1, 10, 25, 50, 100, 150)  #: boosting rounds to choose from; one is next to the prior alone
 _INNER_FOLDS = 5
 _PAIR_FOLDS = 20
@@ -63,43 +63,6 @@ _PARAMETERS: dict[str, Any] = {
     "min_child_weight": 1.0,
     "monotone_constraints": str(MONOTONE),
 }
-#: A single repetition is trusted as if it had this spread of log SF (cache tests on cloud machines: CV 14 %).
-_ASSUMED_SPREAD = 0.15
-_LEAST_SPREAD = 0.02  # spreads measured smaller are luck
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Data:
-    """Columns of the usable observations, [n] each; rows [n, n_features]."""
-
-    rows: NDArray[np.float32]
-    margin: NDArray[np.float32]  #: log prior
-    target: NDArray[np.float32]  #: log SF
-    weight: NDArray[np.float32]
-    spread: NDArray[np.float64]  #: NaN = one repetition
-    victims: tuple[str, ...]
-    aggressors: tuple[str, ...]
-    digests: dict[str, str]  #: profile_digest of every workload
-
-    def workloads(self) -> list[str]:
-        return sorted({*self.victims, *self.aggressors})
-
-    def without(self, workload: str) -> NDArray[np.bool_]:
-        """Tell which observations the workload has no part in."""
-        return np.array([workload not in pair for pair in zip(self.victims, self.aggressors, strict=True)], dtype=bool)
-
-    def folds(self, most: int) -> list[NDArray[np.bool_]]:
-        """Deal the cells (one relation of one pair, both directions) into folds; each says what it holds out."""
-        first = FEATURE_NAMES.index(RELATION_COLUMNS[0])
-        relations = self.rows[:, first : first + len(RELATION_COLUMNS)]
-        cells: dict[tuple[frozenset[str], bytes], int] = {}
-        numbers = np.array(
-            [
-                cells.setdefault((frozenset((victim, aggressor)), relation.tobytes()), len(cells))
-                for victim, aggressor, relation in zip(self.victims, self.aggressors, relations, strict=True)
-            ]
-        )
-        return [numbers % most == fold for fold in range(min(most, len(cells)))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +70,7 @@ class _Fitted:
     """A model, what it was fitted on, and what each held-out workload said."""
 
     model: TrainedModel
-    data: _Data
+    data: TrainingData
     rounds: dict[str, HeldOut]
 
 
@@ -118,14 +81,15 @@ def train(
     *,
     seed: int = 0,
     created_unix_s: float | None = None,
+    families: Mapping[str, str] | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> TrainedModel:
     """Fit and score a model; raises TrainingImpossible saying how much of what is missing. Same input, same model."""
-    return _train(_usable(observations, profiles, host), host, seed, created_unix_s, progress).model
+    return _train(training_data(observations, profiles, host, families), host, seed, created_unix_s, progress).model
 
 
 def _train(
-    data: _Data,
+    data: TrainingData,
     host: HostTraits,
     seed: int,
     created_unix_s: float | None,
@@ -136,7 +100,7 @@ def _train(
     by_workload: dict[str, HeldOut] = {}
     for number, workload in enumerate(workloads):
         report(number / (len(workloads) + 1), f"holding out {workload}")
-        kept = data.without(workload)
+        kept = data.without({workload})
         if kept.sum() >= 2:
             by_workload[workload] = _hold_out(data, kept, seed)
     rounds = list(by_workload.values())
@@ -145,7 +109,7 @@ def _train(
     half_width, rule = interval(worst_residuals(rounds))
     pairs = _hold_out_pairs(data, seed)
     known_half_width, known_rule = interval(worst_residuals(pairs))
-    low, high = _ranges(data.rows)
+    low, high = data.ranges()
     manifest = Manifest(
         id="",
         sha256="",
@@ -153,17 +117,19 @@ def _train(
         feature_names=FEATURE_NAMES,
         schema_hash=SCHEMA_HASH,
         xgboost_version=str(xgboost.__version__),
-        data_hash=_data_hash(data),
+        data_hash=data.digest(),
         host_fingerprint=host.fingerprint,
         created_unix_s=time.time() if created_unix_s is None else created_unix_s,
         observations=len(data.target),
         workloads=len(workloads),
         scores=Scores(
             lowo_mape=mape([one.model for one in rounds]),
+            families_mape=_families_mape(data, by_workload, seed),
             pairs_mape=mape([one.model for one in pairs]),
             prior_mape=mape([one.prior for one in rounds]),
             constant_mape=mape([one.constant for one in rounds]),
-            noise_floor=noise_floor(data.spread),
+            nearest_mape=mape([one.nearest for one in rounds]),
+            noise_floor=noise_floor(data.spreads()),
         ),
         half_width_log=half_width,
         known_half_width_log=known_half_width if pairs else half_width,
@@ -176,7 +142,8 @@ def _train(
         training_high=high,
     )
     report(1.0, "fitted")
-    model = TrainedModel(manifest=manifest, model_json=bytes(final.save_raw("json")))
+    predictions = _predictions(data, by_workload, half_width)
+    model = TrainedModel(manifest=manifest, model_json=bytes(final.save_raw("json")), held_out=predictions)
     return _Fitted(model, data, by_workload)
 
 
@@ -193,13 +160,15 @@ def train_state(
     notes: list[str] = []
     profiles = ProfileStore(state / "profiles").load_all(on_damaged=lambda error: notes.append(str(error)))
     observed = ObservationStore(state / "observations.jsonl").load()
+    families: Mapping[str, str] = {}
     if dataset is not None:
         shipped = load_dataset(dataset, host.fingerprint, lambda error: notes.append(str(error)))
         profiles = {**{one.name: one for one in shipped.profiles}, **profiles}
         observed = [*shipped.observations, *observed]
+        families = shipped.families
         if shipped.observations:
             notes.append(f"{len(shipped.observations)} observations are of the dataset in {str(dataset)!r}")
-    data = _usable(observed, profiles, host)
+    data = training_data(observed, profiles, host, families)
     fitted = _train(data, host, 0, None, progress)
     model = fitted.model
     activated = True
@@ -242,39 +211,11 @@ def _rival(registry: ModelRegistry, fitted: _Fitted, host: HostTraits, notes: li
     return rival_of(current, fitted.rounds, data.digests, rows=data.rows, margin=data.margin, target=data.target)
 
 
-def _usable(observations: Sequence[Observation], profiles: Mapping[str, WorkloadProfile], host: HostTraits) -> _Data:
-    single = [one for one in observations if len(one.aggressors) == 1 and one.host_fingerprint == host.fingerprint]
-    usable = [one for one in single if one.victim in profiles and one.aggressors[0] in profiles]
-    workloads = {name for one in usable for name in (one.victim, *one.aggressors)}
-    if len(usable) < LEAST_OBSERVATIONS or len(workloads) < LEAST_WORKLOADS:
-        raise TrainingImpossible(
-            f"{len(usable)} usable observations of {len(workloads)} workloads; at least {LEAST_OBSERVATIONS} of "
-            f"{LEAST_WORKLOADS} are needed. Of {len(observations)} stored, {len(single)} are pairs of this class "
-            f"of host ({host.fingerprint}), and {len(single) - len(usable)} of those name a workload without profile. "
-            f"Profile the workloads (`cotenant profile`) and measure pairs, or report observations"
-        )
-    pairs = [(profiles[one.victim], profiles[one.aggressors[0]], one.relations[0]) for one in usable]
-    spread = np.array([math.nan if one.spread is None else max(one.spread, _LEAST_SPREAD) for one in usable])
-    variance = np.where(np.isnan(spread), _ASSUMED_SPREAD**2, spread**2 / [max(1, one.repetitions) for one in usable])
-    # what the features cannot explain is never smaller than this, so no single cell may dominate
-    weight = 1.0 / (variance + _ASSUMED_SPREAD**2)
-    return _Data(
-        rows=np.stack([pair_row(*pair, host) for pair in pairs]),
-        margin=np.log([prior(*pair, host).slowdown for pair in pairs]).astype(np.float32),
-        target=np.log([one.slowdown for one in usable]).astype(np.float32),
-        weight=(weight / weight.mean()).astype(np.float32),
-        spread=spread,
-        victims=tuple(one.victim for one in usable),
-        aggressors=tuple(one.aggressors[0] for one in usable),
-        digests={name: profile_digest(profiles[name]) for name in sorted(workloads)},
-    )
-
-
-def _fit(data: _Data, kept: NDArray[np.bool_], seed: int) -> xgboost.Booster:
+def _fit(data: TrainingData, kept: NDArray[np.bool_], seed: int) -> xgboost.Booster:
     return _boost(data, kept, seed, _rounds(data, kept, seed))
 
 
-def _rounds(data: _Data, kept: NDArray[np.bool_], seed: int) -> int:
+def _rounds(data: TrainingData, kept: NDArray[np.bool_], seed: int) -> int:
     """Choose how far to leave the prior by holding out pairs among what is kept: with few data hardly at all."""
     errors = np.zeros(len(_ROUNDS))
     for out in data.folds(_INNER_FOLDS):
@@ -293,7 +234,7 @@ def _rounds(data: _Data, kept: NDArray[np.bool_], seed: int) -> int:
     return _ROUNDS[int(np.argmin(errors))]  # ties: the fewest
 
 
-def _boost(data: _Data, kept: NDArray[np.bool_], seed: int, rounds: int) -> xgboost.Booster:
+def _boost(data: TrainingData, kept: NDArray[np.bool_], seed: int, rounds: int) -> xgboost.Booster:
     matrix = xgboost.DMatrix(
         data.rows[kept],
         label=data.target[kept],
@@ -305,7 +246,7 @@ def _boost(data: _Data, kept: NDArray[np.bool_], seed: int, rounds: int) -> xgbo
     return xgboost.train({**_PARAMETERS, "seed": seed}, matrix, rounds)
 
 
-def _hold_out(data: _Data, kept: NDArray[np.bool_], seed: int) -> HeldOut:
+def _hold_out(data: TrainingData, kept: NDArray[np.bool_], seed: int) -> HeldOut:
     out = ~kept
     target = data.target[out].astype(np.float64)
     booster = _fit(data, kept, seed)
@@ -315,38 +256,63 @@ def _hold_out(data: _Data, kept: NDArray[np.bool_], seed: int) -> HeldOut:
         model=np.asarray(predicted, np.float64) - target,
         prior=data.margin[out] - target,
         constant=float(np.median(data.target[kept])) - target,
+        nearest=nearest(data.rows[out], data.rows[kept], data.target[kept]) - target,
     )
 
 
-def _hold_out_pairs(data: _Data, seed: int) -> list[HeldOut]:
+def _hold_out_pairs(data: TrainingData, seed: int) -> list[HeldOut]:
     """Hold out relations of pairs, in at most _PAIR_FOLDS folds; only what both workloads show elsewhere counts."""
     found = []
+    named = data.pairs
     for out in data.folds(_PAIR_FOLDS):
         kept = ~out
-        seen = {name for index in np.flatnonzero(kept) for name in (data.victims[index], data.aggressors[index])}
+        seen = {name for index in np.flatnonzero(kept) for name in named[index]}
         if kept.sum() < 2:
             continue
         held = _hold_out(data, kept, seed)
-        both = np.array([{data.victims[index], data.aggressors[index]} <= seen for index in held.index], dtype=bool)
+        both = np.array([set(named[index]) <= seen for index in held.index], dtype=bool)
         if both.any():
             found.append(held.only(both))
     return found
 
 
-def _ranges(rows: NDArray[np.float32]) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
-    low, high = [], []
-    for column in rows.T:
-        known = column[~np.isnan(column)]
-        low.append(float(known.min()) if known.size else None)
-        high.append(float(known.max()) if known.size else None)
-    return tuple(low), tuple(high)
+def _families_mape(data: TrainingData, by_workload: Mapping[str, HeldOut], seed: int) -> float | None:
+    """Score with all variants of one program held out together; None when no two workloads are variants of one."""
+    kinds = data.kinds()
+    if all(len(kin) == 1 for kin in kinds):
+        return None
+    rounds = []
+    for kin in kinds:
+        kept = data.without(kin)
+        if len(kin) > 1 and kept.sum() >= 2:
+            rounds.append(_hold_out(data, kept, seed))
+        elif len(kin) == 1 and kin <= by_workload.keys():
+            rounds.append(by_workload[min(kin)])
+    return mape([one.model for one in rounds])
 
 
-def _data_hash(data: _Data) -> str:
-    digest = hashlib.sha256()
-    for part in (data.rows, data.margin, data.target, data.weight):
-        digest.update(np.nan_to_num(part, nan=-1e30).tobytes())
-    return digest.hexdigest()
+def _predictions(
+    data: TrainingData, rounds: Mapping[str, HeldOut], half_width_log: float
+) -> tuple[HeldOutPrediction, ...]:
+    """Write down what each round said of what it held out."""
+    return tuple(
+        HeldOutPrediction(
+            held_out=workload,
+            victim=one.victim,
+            aggressor=one.aggressors[0],
+            relation=one.relations[0],
+            measured=one.slowdown,
+            spread=one.spread,
+            repetitions=one.repetitions,
+            predicted=one.slowdown * math.exp(residual),
+            prior=math.exp(data.margin[index]),
+            lower=one.slowdown * math.exp(residual - half_width_log),
+            upper=one.slowdown * math.exp(residual + half_width_log),
+        )
+        for workload, held in rounds.items()
+        for index, residual in zip(held.index.tolist(), held.model.tolist(), strict=True)
+        for one in (data.observations[index],)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

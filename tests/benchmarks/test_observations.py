@@ -13,9 +13,9 @@ import pytest
 from benchmarks.design import Cell, Isolation, Member, Part
 from benchmarks.observations import observations
 from benchmarks.runs import Outcome, Run, RunLog
-from benchmarks.solo_profiles import FOLDER, measure_profiles, pack_training
+from benchmarks.solo_profiles import FOLDER, families, measure_profiles, pack_training
 from isolation.topology import read_topology
-from profiler.dataset import OBSERVATIONS, load_dataset
+from profiler.dataset import FAMILIES, OBSERVATIONS, load_dataset
 from profiler.records import WorkloadProfile
 from profiler.store import ProfileStore
 from tests.fakes.campaigns import HOST, bracketed, design, simulated_run
@@ -77,6 +77,26 @@ def test_what_was_left_to_the_kernel_or_disturbed_is_no_observation() -> None:
     assert observations(runs, MACHINE) == []
 
 
+def test_who_may_run_on_the_same_several_cpus_is_no_observation() -> None:
+    assert observations([run(A, B, cpus=("0-1", "0-1"), factor=1.5, isolation=Isolation.CAT)], MACHINE) == []
+
+
+def test_a_cell_measured_on_other_cpus_is_an_observation_of_its_own() -> None:
+    runs = [run(A, B, cpus=cpus, factor=1.5, repetition=at) for at, cpus in enumerate((("0", "1"), ("0", "0")))]
+    found = [one for one in observations(runs, MACHINE) if one.victim == "experiment.a"]
+
+    assert [(one.relations[0].same_cpu, one.repetitions) for one in found] == [(0, 1), (1, 1)]
+
+
+def test_variants_of_one_program_are_told_apart_from_other_programs() -> None:
+    told = families()
+
+    assert told["experiment.single"] == told["experiment.multi-4"] == told["experiment.plan-1"]
+    assert told["experiment.memory"] == told["experiment.stream-8m"]
+    assert told["experiment.latency"] == told["experiment.chase-8m"]
+    assert len(set(told.values())) == 5
+
+
 def test_a_dataset_holds_what_training_takes_the_same_bytes_twice(tmp_path: Path) -> None:
     here = read_topology()
     log = RunLog(tmp_path / "runs", runs=[run(A, B, cpus=("0", "0"), factor=2.0)])
@@ -93,11 +113,18 @@ def test_a_dataset_holds_what_training_takes_the_same_bytes_twice(tmp_path: Path
     assert {path.name: path.read_bytes() for path in to.iterdir()} == first
 
     damaged: list[Exception] = []
+    assert load_dataset(tmp_path / "data", here.fingerprint, damaged.append).families == families()
     found = load_dataset(tmp_path / "data", here.fingerprint, damaged.append)
     assert [one.slowdown for one in found.observations] == [pytest.approx(2.0)] * 2
     assert {one.name for one in found.profiles} == {"experiment.a", "experiment.b"}
     assert load_dataset(tmp_path / "data", "elsewhere", damaged.append).observations == ()
     assert damaged == []
+
+    (to / FAMILIES).write_text('{"experiment.a": 1}')
+    assert load_dataset(tmp_path / "data", here.fingerprint, damaged.append).observations == ()
+    assert "does not name a program for each workload" in str(damaged.pop())
+    (to / FAMILIES).unlink()
+    assert len(load_dataset(tmp_path / "data", here.fingerprint, damaged.append).observations) == 2
 
     with (to / OBSERVATIONS).open("a") as file:
         file.write("{}\n")
