@@ -307,7 +307,8 @@ def _composition(given: Material) -> str:
     found = given.analysis.composition
     reasons = Counter(reason for one in found.left_out for reason in one.reasons)
     gaps = (f"{_counted(count, 'member')} of cells left out: {reason}." for reason, count in reasons.items())
-    return paragraph(found.conclusion) + table(given.tables["composition"]) + listing(gaps)
+    told = paragraph(found.conclusion) + _figures(given, "composition")
+    return told + table(given.tables["composition"]) + listing(gaps)
 
 
 def _prediction(given: Material) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.analysis import Analysis
 from benchmarks.analysis_cli import analyse_record, held_out_score, read_record
+from benchmarks.composition_figures import composition
 from benchmarks.design import Isolation, Part, parse_design
 from benchmarks.drawing import Drawing
 from benchmarks.errors import ReportUnwritable
@@ -91,6 +92,7 @@ def drawings(
         *(pair_matrix(found, isolation, note) for isolation in breadth or [Isolation.PINNING]),
         relief(found, note),
         burstiness(found, note),
+        composition(found, note),
         prediction(found, note),
         predicted_against_measured(found, *predictions, note),
         noise(runs, note),

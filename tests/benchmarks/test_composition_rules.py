@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.analysis import analyse
 from benchmarks.cells import good_runs, samples
+from benchmarks.composition_figures import composition
 from benchmarks.composition_rules import CompositionEffect, Rule, RuleScore, composition_effect
 from benchmarks.design import Cell, Isolation, Member, Part, parse_design
 from benchmarks.glossary import GLOSSARY
@@ -246,6 +247,18 @@ def test_the_report_tells_the_rule_and_whom_it_left_out() -> None:
     assert escape(found.composition.conclusion) in told
     assert "<li>2 members of cells left out: no good run of latency + single under stacked.</li>" in told
     assert '<table id="table-composition"' in told
+
+
+def test_the_figure_tells_the_error_of_each_rule_or_what_is_missing() -> None:
+    found = analyse(simulated(planted_sum, [*PAIRS, group("cpu", "memory", "io")]))
+
+    shown = composition(found, "simulated").svg.decode()
+    missing = composition(analyse(simulated(planted_sum, PAIRS[:1])), "")
+
+    for rule, one in overall(found.composition).items():
+        assert f"<!-- {rule}: median error {one.error.estimate:.1%} -->" in shown
+    assert missing.missing == "no good run of three or more at once"
+    assert not missing.svg
 
 
 def test_the_same_runs_in_any_order_give_the_same_scores(summed: CompositionEffect) -> None:
