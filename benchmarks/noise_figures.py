@@ -1,4 +1,4 @@
-"""Figures around the slowdowns: how quiet the host was, how bursty agents are, how well a model predicts."""
+"""Figures around the slowdowns: how quiet the host was, how bursty agents are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from benchmarks.analysis import Analysis
-from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, VERMILLION, Drawing, drawn, factor_scale, label
+from benchmarks.drawing import BLUE, GREY, VERMILLION, Drawing, drawn, factor_scale, label
 from benchmarks.quiet import DRIFT_FACTOR, OTHERS_RATIO, STEAL_RATIO
 from benchmarks.runs import Outcome, Run
 from benchmarks.slowdown import solo_drift
@@ -115,42 +115,6 @@ def burstiness(found: Analysis, note: str) -> Drawing:
             axes.set_title(told, loc="left", fontsize=9)
 
     return drawn(asked, draw, height_in=4.5, note=note)
-
-
-def prediction(found: Analysis, note: str) -> Drawing:
-    """Draw the scores of the model in use on workloads that it has not seen."""
-    name, title = "prediction", "Prediction of workloads the model has not seen"
-    caption = (
-        "Median of |predicted / measured - 1| over observations whose workloads were left out of training whole; "
-        "shorter is better. Beside it: the analytic prior without training, always the same constant, and how far "
-        "repetitions of one measurement differ, which no prediction can beat. Points not available: a model keeps "
-        "its scores, not the single predictions they were computed from."
-    )
-    asked = Drawing(name=name, title=title, caption=caption)
-    question = next(one for one in found.questions if one.name == "prediction")
-    if not question.answered:
-        return replace(asked, missing="no model has a score here")
-    bars = [
-        ("model, held out", question.numbers["held-out error"], BLUE),
-        ("prior alone", question.numbers["prior"], ORANGE),
-        ("constant", question.numbers["constant"], VERMILLION),
-        ("noise of repetitions", question.numbers["noise"], GREEN),
-    ]
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        widths = [value if math.isfinite(value) else 0.0 for _, value, _ in bars]
-        axes.barh(range(len(bars)), widths, color=[colour for *_, colour in bars], height=0.6)
-        for row, (_, value, _) in enumerate(bars):
-            told = f" {value:.1%}" if math.isfinite(value) else " unknown"
-            axes.text(widths[row], row, told, va="center")
-        axes.set_yticks(range(len(bars)), [text for text, *_ in bars])
-        axes.invert_yaxis()
-        axes.set_xlim(0.0, max(*widths, 0.01) * 1.15)
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_xlabel("median error of the slowdown factor; points not available")
-
-    return drawn(asked, draw, height_in=2.8, note=note)
 
 
 def _scatter(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import math
 import shutil
 import statistics
 import subprocess
@@ -21,8 +20,6 @@ from benchmarks.design import Cell, Isolation, Member
 from benchmarks.drawing import factor_ticks
 from benchmarks.errors import ReportUnwritable, RunsMissing
 from benchmarks.experiment_cli import app
-from benchmarks.noise_figures import prediction
-from benchmarks.questions import HeldOutScore
 from benchmarks.report import SIMULATED
 from benchmarks.report_folder import write_report
 from benchmarks.runs import Outcome, Run, RunLog
@@ -149,6 +146,16 @@ def test_verdicts_come_first_and_match_the_analysis(page: ET.Element, found: Ana
     assert told[:3] == [str(one.verdict) for one in found.hypotheses]
     assert told[3:] == ["answered" if one.answered else "open" for one in found.questions]
     assert claims[3:] == [one.question for one in found.questions]
+
+
+def test_readers_meet_one_word_for_ordinary_work(page: ET.Element, written: Path) -> None:
+    sections = [one for one in page.iter("section") if one.get("id") != "words"]
+
+    shown = " ".join("".join(one.itertext()) for one in sections)
+    assert "On the ordinary side it matters" in shown
+    assert {one["term"] for one in rows(page, "anova")} >= {"ordinary", "ordinary:agent"}
+    assert "traditional" not in shown
+    assert "\ntraditional,traditional:agent," in (written / "anova.csv").read_text()
 
 
 def test_grades_match_the_analysis(page: ET.Element, found: Analysis) -> None:
@@ -311,24 +318,6 @@ def test_the_command_writes_the_report(tmp_path: Path) -> None:
     assert ended.exit_code == 0
     assert "report.html" in ended.output
     assert SIMULATED in (tmp_path / "out" / "report.html").read_text()
-
-
-def test_prediction_shows_scores_and_says_that_there_are_no_points(runs: list[Run]) -> None:
-    score = HeldOutScore(
-        model="m",
-        observations=40,
-        workloads=9,
-        error_ratio=0.123,
-        prior_error_ratio=0.234,
-        constant_error_ratio=math.nan,
-        noise_ratio=0.011,
-    )
-
-    drawn = prediction(analyse(runs[:14], score=score), "")
-
-    shown = drawn.svg.decode()
-    assert all(f"<!--  {one} -->" in shown for one in ("12.3%", "23.4%", "1.1%", "unknown"))
-    assert "Points not available" in drawn.caption
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.87, 1.34), (0.5, 40.0), (0.99, 1.01), (0.01, 0.02), (2.0, 900.0)])
