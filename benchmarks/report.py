@@ -313,7 +313,7 @@ def _composition(given: Material) -> str:
 
 def _prediction(given: Material) -> str:
     asked = next(one for one in given.analysis.questions if one.name == "prediction")
-    return paragraph(asked.answer) + _figures(given, "prediction")
+    return paragraph(asked.answer) + _figures(given, "prediction", "prediction_points")
 
 
 def _noise(given: Material) -> str:
@@ -339,7 +339,6 @@ def _limits(given: Material) -> Iterable[str]:
     yield "Runs of one block share the hour, so they are not fully independent of each other."
     if not any(one.part is Part.BREADTH for one in found.effects):
         yield "Nothing of part breadth was measured: burstiness and cache contention rest on few workloads, or on none."
-    yield "Single predictions are not stored, so prediction is shown by its scores only."
 
 
 def _gaps(effects: Sequence[CellEffect]) -> Mapping[tuple[str, str], int]:
