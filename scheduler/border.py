@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 from scheduler.errors import ReadOnlySocket
 from scheduler.metrics import Metrics
 from scheduler.rules import check_request
+from scheduler.state import StateFiles
 from scheduler.status import status_of
 
 _log = logging.getLogger("cotenant.border")
@@ -36,12 +37,15 @@ MUTATIONS = frozenset(
     }
 )
 
+_LEAVING = "ReleaseWorkload"  # possible without a state folder: what is as before needs no record
+
 
 class Border(grpc.ServerInterceptor):
     """Outermost: checks every request of ours against its rules, turns errors into status, counts and times calls."""
 
-    def __init__(self, metrics: Metrics, *, read_only: bool) -> None:
+    def __init__(self, metrics: Metrics, files: StateFiles, *, read_only: bool) -> None:
         self._metrics = metrics
+        self._files = files
         self._read_only = read_only
 
     def intercept_service(
@@ -62,6 +66,8 @@ class Border(grpc.ServerInterceptor):
             try:
                 if self._read_only and method in MUTATIONS:
                     raise ReadOnlySocket(f"{method} changes something; call it over the other socket")
+                if method in MUTATIONS and method != _LEAVING and (lost := self._files.loss()):
+                    raise lost
                 check_request(request)
                 return inner(request, context)
             except Exception as error:  # noqa: BLE001 - the border: whatever happened becomes a status

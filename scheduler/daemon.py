@@ -52,7 +52,7 @@ from scheduler.operations import Operations
 from scheduler.placement import PlacementState
 from scheduler.reconciler import Reconciler
 from scheduler.service import HostServicer, PlacementServicer
-from scheduler.state import check_socket, group_prefix, lock_state, machine_id, open_state
+from scheduler.state import StateFiles, check_socket, group_prefix, lock_state, machine_id, open_state
 from scheduler.view import Viewer
 from scheduler.writer import Writer
 
@@ -107,6 +107,8 @@ class Daemon:
             migration_bytes_per_s=settings.migrate_mib_per_s << 20,
         )
         self._journal = Journal(self.state / "journal.db")
+        self._files = StateFiles(self.state / "lock", self.state / "journal.db")
+        self._told_of_loss = False
         known = self._journal.bind("machine_id", machine_id())
         if known != machine_id():
             raise StateRefused(
@@ -199,7 +201,10 @@ class Daemon:
         )
 
     def stop(self) -> None:
-        """Refuse new work, finish what runs, close. Placements stay: leaving must not remove isolation."""
+        """Refuse new work, finish what runs, close. Placements stay: leaving must not remove isolation.
+
+        Unless the state folder is gone: nobody else could ever release them.
+        """
         self._health.enter_graceful_shutdown()
         self._stopping.set()
         for done in [server.stop(_GRACE_S) for server in self._servers]:
@@ -210,6 +215,8 @@ class Daemon:
             self._monitoring.join()
         self._monitor.close()
         self._operations.close()
+        if self._files.loss() is not None:
+            self._give_back()
         self._writer.close()
         self._journal.close()
         if self._metrics_server is not None:
@@ -222,7 +229,7 @@ class Daemon:
         check_socket(path)
         server = grpc.server(
             ThreadPoolExecutor(max_workers=self._settings.workers, thread_name_prefix="rpc"),
-            interceptors=[Border(self.metrics, read_only=read_only)],
+            interceptors=[Border(self.metrics, self._files, read_only=read_only)],
             maximum_concurrent_rpcs=_CONCURRENT_CALLS,
             options=(
                 ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
@@ -265,9 +272,25 @@ class Daemon:
     def _reconcile_forever(self) -> None:
         while not self._stopping.wait(self._settings.reconcile_s):
             try:
+                self._look_for_state()
                 self._reconciler.reconcile()
             except Exception:  # noqa: BLE001 - the thread must outlive whatever one turn meets
                 _log.exception("reconciling failed; trying again")
+
+    def _look_for_state(self) -> None:
+        """Tell once that the state folder went away, or came back; two calls of stat."""
+        lost = self._files.loss()
+        if lost is not None and not self._told_of_loss:
+            _log.error("%s", lost, extra={"state": str(self.state)})
+        elif lost is None and self._told_of_loss:
+            _log.warning("the state folder is back: changes are taken again", extra={"state": str(self.state)})
+        self._told_of_loss = lost is not None
+
+    def _give_back(self) -> None:
+        if left := self._reconciler.give_back():
+            _log.error("the state folder is gone, and these stay placed, to be released by hand: %s", ", ".join(left))
+        else:
+            _log.warning("the state folder is gone: all that was placed was released", extra={"state": str(self.state)})
 
     def _monitor_forever(self) -> None:
         wait_s = self._settings.monitor_s

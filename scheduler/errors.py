@@ -17,6 +17,7 @@ SchedulerError
 ├── ShuttingDown           the daemon is stopping
 ├── JournalFailed          the journal could not be written
 ├── StateRefused           the state folder cannot be used
+├── StateLost              the state folder went away under the running daemon
 └── AlreadyRunning         another daemon holds the state folder
 """
 
@@ -111,6 +112,10 @@ class JournalFailed(SchedulerError):
 
 class StateRefused(SchedulerError):
     """The state folder cannot be used."""
+
+
+class StateLost(SchedulerError):
+    """The state folder went away under the running daemon."""
 
 
 class AlreadyRunning(SchedulerError):

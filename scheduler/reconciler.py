@@ -72,6 +72,24 @@ class Reconciler:
         """Finish or undo what an earlier daemon left; runs before anything is served."""
         self._writer.run(self._recover)
 
+    def give_back(self) -> tuple[str, ...]:
+        """Release all there is, for a daemon without a successor; name those that could not be."""
+        return self._writer.run(self._give_back)
+
+    def _give_back(self) -> tuple[str, ...]:
+        self._locked = ""
+        left = []
+        for name, placement in list(self._viewer.current().placements.items()):
+            held = self._held.get(name)
+            if held is None or placement.state not in LIVE:
+                continue
+            try:
+                self._release(placement, held, "released")
+            except Exception:  # noqa: BLE001 - whatever it is, it concerns this one alone
+                _log.exception("could not be given back", extra={"workload": name})
+                left.append(name)
+        return tuple(left)
+
     def _reconcile(self) -> None:
         self._locked = ""
         self._backoff.turn()
@@ -289,21 +307,21 @@ class Reconciler:
         self._viewer.put(placement)
         self._hotplug.adopt(placement)
         if placement.state is PlacementState.RELEASING:
-            self._release(placement, held)
+            self._release(placement, held, "recovered")
             return
         now = self._refreshed(placement, held)
         if now is None and placement.state is PlacementState.APPLYING and self._is_first(held):
             self._controller.take_back(placement, held, ("gone", "it ended before it was placed"))
         elif now is None:
-            self._release(placement, held)
+            self._release(placement, held, "recovered")
         elif placement.state is PlacementState.APPLYING:
             self._roll_forward(placement, now)
 
-    def _release(self, placement: Placement, held: Held) -> None:
+    def _release(self, placement: Placement, held: Held, kind: str) -> None:
         """Finish a release; one that fails is one to finish at the next turns."""
         leaving = replace(placement, state=PlacementState.RELEASING)
         self._viewer.put(leaving)
-        self._finish(leaving, held, "recovered")
+        self._finish(leaving, held, kind)
 
     def _is_first(self, held: Held) -> bool:
         """Tell whether what was begun is the placing itself, which nobody was answered yet, and not a later move."""

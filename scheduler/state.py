@@ -9,7 +9,7 @@ import socket
 import stat
 from pathlib import Path
 
-from scheduler.errors import AlreadyRunning, StateRefused
+from scheduler.errors import AlreadyRunning, StateLost, StateRefused
 
 
 def open_state(path: Path) -> Path:
@@ -65,6 +65,35 @@ def lock_state(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+class StateFiles:
+    """The files without which a later daemon knows of nothing: lock and journal, held open, known by inode."""
+
+    def __init__(self, *paths: Path) -> None:
+        self._known = {path: path.lstat() for path in paths}
+
+    def loss(self) -> StateLost | None:
+        """Say which of them was deleted, moved away or replaced; None = none, or it cannot be told now."""
+        for path, known in self._known.items():
+            try:
+                found = path.lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                return _lost(path)
+            except OSError:  # an ill disk: the journal tells at its next save
+                continue
+            if not os.path.samestat(known, found):
+                return _lost(path)
+        return None
+
+
+def _lost(path: Path) -> StateLost:
+    return StateLost(
+        f"state folder {str(path.parent)!r} is gone: {path.name!r} in it was deleted, moved away or replaced while the "
+        "daemon ran. What is placed stays so, and can be read and released over connections that are open; other "
+        "changes are refused, as no later daemon would know of them. Put the folder back, or stop the daemon, which "
+        "then releases all it placed, and start it again"
+    )
 
 
 def check_socket(path: Path) -> None:

@@ -77,6 +77,7 @@ CODES: dict[type[Exception], grpc.StatusCode] = {
     scheduler.ShuttingDown: _Code.UNAVAILABLE,
     scheduler.JournalFailed: _Code.UNAVAILABLE,
     scheduler.StateRefused: _Code.FAILED_PRECONDITION,
+    scheduler.StateLost: _Code.FAILED_PRECONDITION,
     scheduler.AlreadyRunning: _Code.FAILED_PRECONDITION,
     sqlite3.Error: _Code.UNAVAILABLE,
 }
