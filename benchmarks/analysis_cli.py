@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.analysis import Analysis, analyse, plain
-from benchmarks.cells import Side
+from benchmarks.cells import Side, told_term
 from benchmarks.errors import RunsMissing
 from benchmarks.interval import Interval
 from benchmarks.matrix import ISOLATIONS, NEIGHBOURS
@@ -45,12 +45,13 @@ def analyse_record(log: RunLog, state: Path) -> Analysis:
 
 def held_out_score(state: Path, topologies: set[str]) -> tuple[HeldOutScore | None, str]:
     """Give the score of the model in use if it is of that class of host, else why there is none."""
+    folder = state.absolute()
     try:
-        manifest = ModelRegistry(state / "models").active().manifest
+        manifest = ModelRegistry(folder / "models").active().manifest
+    except ModelDamaged as damage:  # a ModelMissing, too
+        return None, str(damage).replace(str(folder), "STATE")  # readers of a report need not know where it was made
     except ModelMissing:
-        return None, f"no model is in use in {str(state)!r}: profile the workloads alone, then `cotenant train`"
-    except ModelDamaged as damage:
-        return None, str(damage)
+        return None, "no model is in use: profile the workloads alone, then `cotenant train`"
     if manifest.host_fingerprint not in topologies:
         return None, f"the model in use ({manifest.id}) is of another class of host"
     scores: Scores = manifest.scores
@@ -130,7 +131,7 @@ def _relief(found: Analysis) -> Table:
     for one in found.reliefs:
         table.add_row(
             " + ".join(one.members),
-            str(one.side),
+            told_term(one.side),
             str(one.isolation),
             _number(one.without.estimate),
             _number(one.with_it.estimate),
@@ -147,11 +148,17 @@ def _factors(found: Analysis) -> Sequence[Table]:
     tables = []
     for one in found.factors:
         table = Table(
-            "term", "df", "F", "p (Holm)", "partial eta²", "omega²", title=f"ANOVA of log SF, {one.side} side"
+            "term",
+            "df",
+            "F",
+            "p (Holm)",
+            "partial eta²",
+            "omega²",
+            title=f"ANOVA of log SF, {told_term(one.side)} side",
         )
         for term in one.table.terms:
             table.add_row(
-                term.name,
+                told_term(term.name),
                 str(term.degrees),
                 _number(term.f, ".1f"),
                 _p(one.p_holm[term.name]),
@@ -191,16 +198,15 @@ def _notes(found: Analysis) -> Sequence[str]:
             for name, value in (("IF", effect.interference_factor), ("CIS", effect.cache_interference))
             if value.reason and math.isnan(value.estimate)
         }
-        lines += [f"{name}, {side}: {reason}" for name, reason in missing.items()]
+        lines += [f"{name}, {told_term(side)} side: {reason}" for name, reason in missing.items()]
     for one in found.factors:
+        anova = f"ANOVA, {told_term(one.side)} side"
         if one.table.reason:
-            lines.append(f"ANOVA, {one.side}: {one.table.reason}")
+            lines.append(f"{anova}: {one.table.reason}")
         if one.order:
-            lines.append(f"ANOVA, {one.side}: interactions up to {one.order} factors; block: host instance")
+            lines.append(f"{anova}: interactions up to {one.order} factors; block: host instance")
             if one.levene.p < 0.05:  # NaN compares false
-                lines.append(
-                    f"ANOVA, {one.side}: cells differ in spread (Levene p = {one.levene.p:.2g}), p approximate"
-                )
+                lines.append(f"{anova}: cells differ in spread (Levene p = {one.levene.p:.2g}), p approximate")
     lines += [f"left out: {line}" for line in dict.fromkeys(line for one in found.factors for line in one.left_out)]
     lines += list(found.not_relieving)
     for part in found.power:

@@ -153,7 +153,7 @@ def _table(empty: Anova, model: _Model, terms: Sequence[_Factors], unit: float) 
         residual_sum_of_squares=residual * unit,
         total_sum_of_squares=model.total * unit,
         r_squared=1 - residual / model.total,
-        reason="the model fits every value exactly: there is no noise to test against" if exact else "",
+        reason="the factors explain every value exactly: there is no noise to test against" if exact else "",
     )
 
 
@@ -163,13 +163,13 @@ def _not_separable(model: _Model, levels: Mapping[str, npt.NDArray[np.intp]], te
         possible = math.prod(_count(levels[name]) for name in term)
         if len(seen) < possible:
             lacking = f"{possible - len(seen)} of {possible} combinations of {':'.join(term)} are without a value"
-            return f"{lacking}: leave a level out, or lower the order"
+            return f"{lacking}: leave a level out, or take interactions of fewer factors"
     size = len(levels[terms[0][0]])
     if model.parameters >= size:
         lacking = f"{size} values for {model.parameters} parameters leave no noise to test against"
-        return f"{lacking}: repeat cells, or lower the order"
+        return f"{lacking}: repeat cells, or take interactions of fewer factors"
     if model.rank() < model.parameters:
-        return "block and factors cannot be told apart: some block holds one level of a factor only"
+        return "blocks and factors cannot be told apart: some block holds only one level of a factor"
     return ""
 
 

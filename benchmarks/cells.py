@@ -27,6 +27,11 @@ class Side(StrEnum):
     AGENT = "agent"
 
 
+def told_term(key: str) -> str:
+    """Write a side, a factor or a term of factors as readers know it: the data's "traditional" is "ordinary"."""
+    return key.replace(Side.TRADITIONAL, "ordinary")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
     """One member of one cell; columns are [n] float64, one value a good run, NaN = that run did not tell."""

@@ -7,12 +7,12 @@ the highest order that the data can tell, and the result says which.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from benchmarks.anova import Anova, anova
-from benchmarks.cells import Sample, Side
+from benchmarks.cells import Sample, Side, told_term
 from benchmarks.design import Part
 from benchmarks.inference import Significance, holm, kruskal_wallis, levene
 from benchmarks.runs import Outcome, Run
@@ -64,7 +64,7 @@ def factor_effects(runs: Sequence[Run], samples: Sequence[Sample], side: Side) -
         levels={name: measured[name] for name in factors},
         left_out=_left_out(runs, measured),
         order=order if table.terms else 0,
-        table=table,
+        table=replace(table, reason=told_term(table.reason)),
         p_holm=dict(zip((one.name for one in table.terms), holm([one.p for one in table.terms]).tolist(), strict=True)),
         levene=levene([one for one in logs if one.size > 1]),
         combinations=kruskal_wallis(list(pairs.values())),
@@ -83,9 +83,11 @@ def _left_out(runs: Sequence[Run], measured: Mapping[str, tuple[str, ...]]) -> t
                 told = run.reason if run.outcome is Outcome.NOT_APPLICABLE else str(run.outcome)
                 why.setdefault((name, level), told)
     lacking = [
-        f"{name} {level}: no good run ({reason})"
+        f"{told_term(name)} {level}: no good run ({reason})"
         for (name, level), reason in why.items()
         if level not in measured[name]
     ]
-    single = [f"{name}: one level only ({levels[0]})" for name, levels in measured.items() if len(levels) == 1]
+    single = [
+        f"{told_term(name)}: one level only ({levels[0]})" for name, levels in measured.items() if len(levels) == 1
+    ]
     return (*sorted(lacking), *single)

@@ -182,4 +182,4 @@ def _field(value: Value, column: Column) -> str:
 
 
 def _aligned(column: Column) -> str:
-    return ' class="n"' if column.form else ""
+    return ' class="n"' if column.form not in {"", "term"} else ""

@@ -9,12 +9,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.cell_effects import CellEffect
+from benchmarks.cells import told_term
 from benchmarks.factor_effects import FactorEffects
 from benchmarks.host_noise import HostNoise
 from benchmarks.relief import ReliefSummary
 from benchmarks.verdict import told_p
 
 ALPHA = 0.05
+
+_CHOICES = {  # terms over combinations of workloads
+    "traditional": "which ordinary workload runs",
+    "agent": "which agent runs",
+    "traditional:agent": "how the two are combined",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,25 +83,28 @@ def quantified(effects: Sequence[CellEffect], host: Sequence[HostNoise]) -> Ques
 
 def differing(tables: Sequence[FactorEffects]) -> Question:
     """Answer whether combinations of workloads differ."""
-    asked = "Do combinations of traditional work and agents differ in how they interfere?"
+    asked = "Do combinations of ordinary work and agents differ in how they interfere?"
     found = {one.side: one for one in tables}
     numbers: dict[str, float] = {}
     told = []
     for side, one in found.items():
+        moved = []
         numbers[f"{side}: Kruskal-Wallis p over combinations"] = one.combinations.p
         for term in one.table.terms:
-            if set(term.name.split(":")) <= {"traditional", "agent"}:
+            if term.name in _CHOICES:
                 numbers[f"{side}: {term.name} partial eta squared"] = term.partial_eta_squared
                 numbers[f"{side}: {term.name} p (Holm)"] = one.p_holm[term.name]
                 significant = one.p_holm[term.name] < ALPHA
-                told.append(
-                    f"{term.name} {'matters' if significant else 'is not seen to matter'} for the {side} side "
+                moved.append(
+                    f"it {'matters' if significant else 'is not seen to matter'} {_CHOICES[term.name]} "
                     f"({told_p(one.p_holm[term.name])}, partial eta squared {term.partial_eta_squared:.2g})"
                 )
+        if moved:
+            told.append(f"On the {told_term(side)} side {', '.join(moved)}")
     if not told:
-        reasons = "; ".join(f"{one.side}: {one.table.reason}" for one in tables)
-        return _open("combinations", asked, f"no analysis of variance over traditional and agent ({reasons})")
-    return Question(name="combinations", question=asked, answered=True, answer="; ".join(told) + ".", numbers=numbers)
+        reasons = "; ".join(f"{told_term(one.side)} side: {one.table.reason}" for one in tables)
+        return _open("combinations", asked, f"no analysis of variance over ordinary work and agents ({reasons})")
+    return Question(name="combinations", question=asked, answered=True, answer=". ".join(told) + ".", numbers=numbers)
 
 
 def relieving(reliefs: Sequence[ReliefSummary]) -> Question:
@@ -105,7 +115,7 @@ def relieving(reliefs: Sequence[ReliefSummary]) -> Question:
     numbers: dict[str, float] = {}
     told = []
     for one in reliefs:
-        key, relief = f"{one.isolation}, {one.side}", one.relief
+        key, relief, side = f"{one.isolation}, {one.side}", one.relief, told_term(one.side)
         numbers |= {
             f"{key}: pairs": one.pairs,
             f"{key}: slowed": one.slowed,
@@ -117,12 +127,12 @@ def relieving(reliefs: Sequence[ReliefSummary]) -> Question:
         if one.slowed:
             ends = "" if relief.reason else f" (95 % interval {relief.lower:.0%} to {relief.upper:.0%})"
             told.append(
-                f"{one.isolation} takes {relief.estimate:.0%} of the {one.side} side's slowdown away{ends}, at the "
+                f"{one.isolation} takes {relief.estimate:.0%} of the {side} side's slowdown away{ends}, at the "
                 f"median of the {one.slowed} pairs of cells that were slowed; better beyond chance in {one.better} of "
                 f"{one.pairs}"
             )
         else:
-            told.append(f"{one.isolation} has nothing to relieve on the {one.side} side in {one.pairs} pairs of cells")
+            told.append(f"{one.isolation} has nothing to relieve on the {side} side in {one.pairs} pairs of cells")
     return Question(name="relief", question=asked, answered=True, answer="; ".join(told) + ".", numbers=numbers)
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from benchmarks.analysis import Analysis
 from benchmarks.cell_effects import CellEffect
-from benchmarks.cells import Side
+from benchmarks.cells import Side, told_term
 from benchmarks.design import Design, Part
 from benchmarks.drawing import SIDE_NAMES, Drawing
 from benchmarks.glossary import GLOSSARY
@@ -237,7 +237,7 @@ def _extremes(effects: Sequence[CellEffect], side: Side) -> str:
 def _factors(given: Material) -> str:
     notes = []
     for one in given.analysis.factors:
-        levels = "; ".join(f"{name}: {', '.join(values)}" for name, values in one.levels.items())
+        levels = "; ".join(f"{told_term(name)}: {', '.join(values)}" for name, values in one.levels.items())
         if one.order:
             notes.append(f"{SIDE_NAMES[one.side]}: interactions of up to {one.order} factors; {levels}")
         if one.table.reason:

@@ -89,8 +89,8 @@ def _factors(found: Analysis) -> Table:
         name="anova",
         title="Analysis of variance of log SF over the factorial part",
         columns=(
-            Column(key="side", heading="side"),
-            Column(key="term", heading="term"),
+            Column(key="side", heading="side", form="term"),
+            Column(key="term", heading="term", form="term"),
             Column(key="degrees", heading="df", form="d"),
             Column(key="sum_of_squares"),
             Column(key="f", heading="F", form=".1f"),
@@ -123,7 +123,7 @@ def _reliefs(found: Analysis) -> Table:
         title="What each isolation takes away of the slowdown, cell by cell",
         columns=(
             Column(key="members", heading="members"),
-            Column(key="side", heading="side"),
+            Column(key="side", heading="side", form="term"),
             Column(key="isolation", heading="isolation"),
             Column(key="sf_without", heading="SF without", form=".2f"),
             Column(key="sf_with", heading="SF with", form=".2f"),
@@ -159,7 +159,7 @@ def _relief_summaries(found: Analysis) -> Table:
         title="Relief over all pairs of cells",
         columns=(
             Column(key="isolation", heading="isolation"),
-            Column(key="side", heading="side"),
+            Column(key="side", heading="side", form="term"),
             Column(key="pairs", heading="pairs of cells", form="d"),
             Column(key="slowed", heading="slowed without it", form="d"),
             Column(key="better", heading="better beyond chance", form="d"),
@@ -317,7 +317,7 @@ def _numbers(found: Analysis) -> Table:
         columns=(
             Column(key="kind", heading="kind"),
             Column(key="name", heading="name"),
-            Column(key="number", heading="number"),
+            Column(key="number", heading="number", form="term"),
             Column(key="value", heading="value", form=".4g"),
         ),
         rows=tuple(

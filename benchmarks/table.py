@@ -7,6 +7,7 @@ import io
 import math
 from dataclasses import dataclass
 
+from benchmarks.cells import told_term
 from benchmarks.interval import Interval
 
 Ends = tuple[float, float]
@@ -19,7 +20,7 @@ class Column:
 
     key: str  #: in the CSV file; of two ends KEY_lower and KEY_upper
     heading: str = ""  #: in the HTML; empty = in the CSV file only
-    form: str = ""  #: format of numbers; "p" for p values; empty = text
+    form: str = ""  #: format of numbers; "p" for p values; "term" for keys told otherwise; empty = text
     has_ends: bool = False
 
 
@@ -49,7 +50,7 @@ def shown(value: Value, form: str) -> str:
         lower, upper = value
         return f"{shown(lower, form)} to {shown(upper, form)}" if math.isfinite(lower) else "?"
     if isinstance(value, str):
-        return value
+        return told_term(value) if form == "term" else value
     if math.isnan(value):
         return "?"
     if form == "p":

@@ -59,6 +59,9 @@ def test_tables_name_cells_verdicts_and_what_is_missing(record: Path, capsys: py
     assert "cat: not testable here: no cache ways can be given: simulated" in shown
     assert shown.count("not testable here") >= 3
     assert "Not answered yet" in shown
+    assert "CIS, ordinary side" in shown
+    assert "traditional" not in shown
+    assert str(record) not in shown
 
 
 def test_no_model_in_use_is_a_reason(tmp_path: Path) -> None:
@@ -66,6 +69,20 @@ def test_no_model_in_use_is_a_reason(tmp_path: Path) -> None:
 
     assert score is None
     assert "cotenant train" in reason
+    assert str(tmp_path) not in reason
+
+
+def test_a_damaged_model_is_told_as_damaged_and_without_its_path(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "m1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("no manifest")
+    (tmp_path / "models" / "active").write_text("m1")
+
+    score, reason = held_out_score(tmp_path, set())
+
+    assert score is None
+    assert "STATE/models/m1/manifest.json" in reason
+    assert str(tmp_path) not in reason
 
 
 def test_the_score_of_a_model_counts_for_its_own_class_of_host_only(tmp_path: Path) -> None:

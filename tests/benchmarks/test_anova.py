@@ -185,7 +185,7 @@ def test_values_without_noise_have_shares_and_no_test() -> None:
 
     assert found.term("group").eta_squared == pytest.approx(1)
     assert math.isnan(found.term("group").p)
-    assert "fits every value exactly" in found.reason
+    assert "explain every value exactly" in found.reason
 
 
 def test_levels_that_fit_nothing_are_refused() -> None:
