@@ -102,7 +102,7 @@ class CompositionEffect:
     members: tuple[ComposedMember, ...]
     left_out: tuple[LeftOut, ...]
     scores: tuple[RuleScore, ...]  #: over all first, then of each isolation
-    conclusion: str  #: the best rule against the scheduler's, or why there is none
+    conclusion: str  #: the best rule against the scheduler's, over all and of each isolation, or why there is none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -144,7 +144,10 @@ def composition_effect(runs: Iterable[Run], samples: Sequence[Sample], *, seed: 
         ),
         left_out=tuple(left_out),
         scores=tuple(scores),
-        conclusion=_conclusion([one for one in scores if one.isolation is None]),
+        conclusion=" ".join(
+            _conclusion([one for one in scores if one.isolation is isolation])
+            for isolation in (None, *(isolations if len(isolations) > 1 else ()))
+        ),
     )
 
 
@@ -317,10 +320,12 @@ def _conclusion(scores: Sequence[RuleScore]) -> str:
     if not first.members:
         return f"Which rule composes best is unknown: {first.error.reason}."
     best = min(scores, key=lambda one: one.error.estimate)  # of equal ones the scheduler's, which comes first
+    where = "" if first.isolation is None else f"Under {first.isolation}: "
     told = (
-        f"Over {counted(first.members, 'member')} of {counted(first.cells, 'cell')} of three or more the rule "
-        f"“{best.rule}” errs least, by {_told(best.error)} at the median"
+        f"{where}over {counted(first.members, 'member')} of {counted(first.cells, 'cell')} of three or more the rule "
+        f"“{best.rule}” errs least, at the median by {_told(best.error)}"
     )
+    told = f"{told[0].upper()}{told[1:]}"
     if best.rule is not SCHEDULERS:
         theirs = next(one for one in scores if one.rule is SCHEDULERS)
         beats = "beats" if best.is_better else "does not beat"

@@ -211,6 +211,8 @@ def test_an_isolation_is_scored_for_itself_besides() -> None:
     scores = {(one.isolation, one.rule): one for one in found.scores}
     assert [one.members for one in found.scores] == [6] * 3 + [3] * 6
     assert scores[Isolation.NONE, Rule.SUM].bias.estimate == pytest.approx(-2 / 3)
+    assert "Over 6 members of 2 cells of three or more the rule" in found.conclusion
+    assert "Under stacked: over 3 members of 1 cell of three or more the rule “largest” errs least" in found.conclusion
     assert scores[Isolation.STACKED, Rule.SUM].bias.estimate == pytest.approx(1 / 2)
 
 
