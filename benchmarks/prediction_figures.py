@@ -80,7 +80,13 @@ def predicted_against_measured(
         ends = np.array([low, high])
         if math.isfinite(noise):
             axes.fill_between(
-                ends, ends / (1 + noise), ends * (1 + noise), color=GREEN, alpha=0.25, linewidth=0, label="noise"
+                ends,
+                ends / (1 + noise),
+                ends * (1 + noise),
+                color=GREEN,
+                alpha=0.25,
+                linewidth=0,
+                label="noise of one repetition",
             )
         axes.plot(ends, ends, color=GREY, linewidth=0.8)
         for one in predictions:
@@ -95,6 +101,6 @@ def predicted_against_measured(
         axes.set_aspect("equal")
         axes.set_xlabel("measured SF")
         axes.set_ylabel("predicted SF")
-        axes.legend(loc="upper left")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
 
     return drawn(asked, draw, height_in=6.5, note=note)

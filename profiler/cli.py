@@ -213,7 +213,9 @@ def train(
     table = Table("median error, workload held out", "")
     for label, key in (
         ("this model", "lowo_mape"),
+        ("this model, all variants of a program held out", "families_mape"),
         ("prior alone", "prior_mape"),
+        ("most similar observation", "nearest_mape"),
         ("constant", "constant_mape"),
         ("noise of one repetition", "noise_floor"),
     ):

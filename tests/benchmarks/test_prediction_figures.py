@@ -67,7 +67,9 @@ def test_points_tell_models_from_the_prior_and_how_many_intervals_hold() -> None
 
     shown = drawn.svg.decode()
     assert not drawn.missing
-    assert all(f"<!-- {one} -->" in shown for one in ("measured SF", "predicted SF", "prior alone", "noise"))
+    assert all(
+        f"<!-- {one} -->" in shown for one in ("measured SF", "predicted SF", "prior alone", "noise of one repetition")
+    )
     assert "(67% of 3 hold what was measured)" in drawn.caption
     assert "(simulated)" in shown
     assert drawn.svg == predicted_against_measured(analysed(), points, "", "simulated").svg
@@ -77,7 +79,7 @@ def test_unknown_noise_is_no_band() -> None:
     shown = predicted_against_measured(analysed(math.nan), [point(1.5, 1.4)], "", "").svg.decode()
 
     assert "<!-- measured SF -->" in shown
-    assert "<!-- noise -->" not in shown
+    assert "<!-- noise of one repetition -->" not in shown
 
 
 def test_without_predictions_the_figure_is_missing_with_the_reason() -> None:
