@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from isolation.cpuset import CpuSet
+from isolation.earlier_masks import EarlierMasks
 from isolation.errors import ApplyFailed, ProcessGone
 from isolation.kernelfs import AffinityCalls, KernelFiles
-from isolation.process import ProcessIdentity, allowed_cpus, family, read_stat, start_of, threads
+from isolation.process import ProcessIdentity, allowed_cpus, family, read_stat, threads
 from isolation.spec import IsolationSpec
-from isolation.steps import BUDGET_S, PASSES, Steps, explain
+from isolation.steps import BUDGET_S, PASSES, Steps
 from isolation.undo import Applied, Drift, Mechanism, Released, ThreadState, Undo
 
 _CHUNK = 256  #: threads set between two looks at the clock
@@ -36,6 +37,7 @@ class ThreadAffinity:
         self._files = files
         self._affinity = affinity
         self._proc = proc_root
+        self._earlier = EarlierMasks(files=files, affinity=affinity, proc_root=proc_root)
 
     def snapshot(self, processes: tuple[ProcessIdentity, ...]) -> Undo:
         """Record the mask of every thread."""
@@ -112,11 +114,11 @@ class ThreadAffinity:
         """
         left_over: dict[str, None] = {}
         known = {state.tid: state for state in undo.threads}
-        ours = sorted({state.pid for state in undo.threads if self._is_same(state)})
+        ours = sorted({state.pid for state in undo.threads if self._earlier.is_same(state)})
         placed = {state.tid: state.cpus for pid in ours for state in self._of_process(pid)}
         restored = 0
         for earlier in undo.threads:
-            if self._is_same(earlier):
+            if self._earlier.is_same(earlier):
                 restored += 1
                 left_over.update((told, None) for told in self._restore(earlier, earlier.cpus))
         for _ in range(PASSES):  # a thread not yet restored may bear one more meanwhile
@@ -158,10 +160,6 @@ class ThreadAffinity:
             earlier = self._nearest(state.pid, known) or state
         return earlier.cpus & spec.cpus or spec.cpus
 
-    def _is_same(self, state: ThreadState) -> bool:
-        now = start_of(state.tid, files=self._files, proc_root=f"{self._proc}/{state.pid}/task")
-        return now == state.starttime_ticks
-
     def _nearest(self, pid: int, known: dict[int, ThreadState]) -> ThreadState | None:
         """Return the earlier state of the process' main thread, or of its nearest recorded ancestor."""
         seen: set[int] = set()
@@ -191,15 +189,4 @@ class ThreadAffinity:
 
     def _restore(self, state: ThreadState, cpus: CpuSet) -> list[str]:
         now = allowed_cpus(state.pid, state.tid, files=self._files, proc_root=self._proc)
-        if now is None or now == cpus:
-            return []
-        try:
-            self._affinity.set(state.tid, cpus)
-        except ProcessLookupError:
-            return []
-        except OSError as cause:
-            return [f"thread {state.tid} of process {state.pid} could not get back CPUs {cpus}: {explain(cause)}"]
-        now = allowed_cpus(state.pid, state.tid, files=self._files, proc_root=self._proc)
-        return (
-            [] if now in {None, cpus} else [f"thread {state.tid} of process {state.pid} may run on {now}, not {cpus}"]
-        )
+        return [] if now in {None, cpus} else self._earlier.give_back(state, cpus)

@@ -12,6 +12,7 @@ from typing import Self
 
 from isolation.cgroup import CpusetGroups, parent_of
 from isolation.cpuset import CpuSet
+from isolation.earlier_masks import EarlierMasks
 from isolation.errors import ApplyFailed
 from isolation.kernelfs import AffinityCalls, KernelFiles
 from isolation.process import (
@@ -83,8 +84,8 @@ class Mover:
         """After `budget_s` a gathering ends, so that nobody else waits for long; who is outside then is missed."""
         self._groups = groups
         self._files = files
-        self._affinity = affinity
         self._proc = proc_root
+        self._earlier = EarlierMasks(files=files, affinity=affinity, proc_root=proc_root)
         self._budget_s = budget_s
         self._clock = clock
         self.masks = MaskKeeper(groups, files=files, affinity=affinity, proc_root=proc_root)
@@ -201,7 +202,11 @@ class Mover:
             try:
                 found = self._by_process(self._groups.members(above), record)
                 if found and self._groups.children(above):
-                    leaders = [pid for pid in record.threads if pid in record.known and self.is_same(record.known[pid])]
+                    leaders = [
+                        pid
+                        for pid in record.threads
+                        if pid in record.known and self._earlier.is_same(record.known[pid])
+                    ]
                     ours = {one for pid in leaders for one in family(pid, files=self._files, proc_root=self._proc)}
                     found = {pid: tids for pid, tids in found.items() if pid in ours}
             except FileNotFoundError:
@@ -222,27 +227,13 @@ class Mover:
         alive = 0
         left_over: list[str] = []
         for state in undo.threads:
-            if self.is_same(state):
+            if self._earlier.is_same(state):
                 alive += 1
-                now = self._allowed(state.pid, state.tid)
-                if now is not None and now != state.cpus:
-                    left_over += self._restore_mask(state)
+                # moving the thread (kernels before 6.2), or the thread itself, may have changed them
+                changed = self._allowed(state.pid, state.tid) not in {None, state.cpus}
+                if changed and self._groups.group_of(state.pid, state.tid) == state.cgroup:
+                    left_over += self._earlier.give_back(state, state.cpus)
         return alive, left_over
-
-    def _restore_mask(self, state: ThreadState) -> list[str]:
-        """Give back the CPUs that moving the thread (kernels before 6.2) or the thread itself changed."""
-        if self._groups.group_of(state.pid, state.tid) != state.cgroup:
-            return []
-        try:
-            self._affinity.set(state.tid, state.cpus)
-        except ProcessLookupError:
-            return []
-        except OSError as cause:
-            return [f"thread {state.tid} of process {state.pid} could not get back CPUs {state.cpus}: {explain(cause)}"]
-        now = self._allowed(state.pid, state.tid)
-        if now is None or now == state.cpus or not self.is_same(state):
-            return []
-        return [f"thread {state.tid} of process {state.pid} may run on {now}, earlier on {state.cpus}"]
 
     def is_alive(self, pid: int, tid: int) -> bool:
         """Tell whether the thread runs; one that is ending is in no group any more, which is no escape."""
@@ -259,7 +250,7 @@ class Mover:
         leaders = {state.tid: state for state in known if state.tid == state.pid}
         for process in processes:
             for pid, tids in family(process.pid, files=self._files, proc_root=self._proc).items():
-                recorded = pid in leaders and pid != process.pid and self.is_same(leaders[pid])
+                recorded = pid in leaders and pid != process.pid and self._earlier.is_same(leaders[pid])
                 if recorded or pid == process.pid or self._groups.group_of(pid, pid) in origins:
                     found[pid] = tids
         return found
@@ -363,7 +354,7 @@ class Mover:
     def _home_of(self, pid: int, tid: int, record: _Record) -> str:
         """Return where a thread came from; one born later goes where its process, or the process' parent, was."""
         own = record.known.get(tid)
-        if own is not None and own.cgroup is not None and self.is_same(own):
+        if own is not None and own.cgroup is not None and self._earlier.is_same(own):
             return own.cgroup
         seen: set[int] = set()
         while pid > 1 and pid not in seen:
@@ -374,11 +365,6 @@ class Mover:
             stat = read_stat(pid, files=self._files, proc_root=self._proc)
             pid = 0 if stat is None else stat.ppid
         return next((state.cgroup for state in record.known.values() if state.cgroup is not None), "/")
-
-    def is_same(self, state: ThreadState) -> bool:
-        """Tell whether the tid is still that very thread, alive."""
-        now = start_of(state.tid, files=self._files, proc_root=f"{self._proc}/{state.pid}/task")
-        return now == state.starttime_ticks
 
 
 def _origins(undo: Undo) -> set[str | None]:
