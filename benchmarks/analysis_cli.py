@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Column, Table
 
 from benchmarks.analysis import Analysis, analyse, plain
 from benchmarks.cells import Side, told_term
@@ -20,6 +22,8 @@ from benchmarks.questions import HeldOutScore
 from benchmarks.runs import Outcome, RunLog
 from profiler.errors import ModelDamaged, ModelMissing
 from profiler.registry import ModelRegistry, Scores
+
+_FILE_COLUMNS = 140  # of output that is no terminal: the widest table of the factorial part fits
 
 
 def analyse_folder(folder: Path, state: Path) -> Analysis:
@@ -55,9 +59,16 @@ def held_out_score(state: Path, topologies: set[str]) -> tuple[HeldOutScore | No
     if manifest.host_fingerprint not in topologies:
         return None, f"the model in use ({manifest.id}) is of another class of host"
     scores: Scores = manifest.scores
-    error, prior, constant, noise = (
+    error, prior, constant, nearest, families, noise = (
         math.nan if one is None else one
-        for one in (scores.lowo_mape, scores.prior_mape, scores.constant_mape, scores.noise_floor)
+        for one in (
+            scores.lowo_mape,
+            scores.prior_mape,
+            scores.constant_mape,
+            scores.nearest_mape,
+            scores.families_mape,
+            scores.noise_floor,
+        )
     )
     found = HeldOutScore(
         model=manifest.id,
@@ -67,6 +78,8 @@ def held_out_score(state: Path, topologies: set[str]) -> tuple[HeldOutScore | No
         prior_error_ratio=prior,
         constant_error_ratio=constant,
         noise_ratio=noise,
+        nearest_error_ratio=nearest,
+        families_error_ratio=families,
     )
     return found, ""
 
@@ -78,12 +91,31 @@ def print_analysis(folder: Path, state: Path, *, as_json: bool) -> None:
         typer.echo(json.dumps(plain(found), indent=1, allow_nan=False))
         return
     console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=_FILE_COLUMNS)
     for table in (_outcomes(found), _noise(found), _cells(found), _relief(found), *_factors(found), *_matrices(found)):
         if table.row_count:
+            left_out = _narrowed(table, console)
             console.print(table)
+            if left_out:
+                console.print(
+                    f"Left out for want of width (COLUMNS={_FILE_COLUMNS} makes room): {', '.join(left_out)}."
+                )
+    console.print("? = unknown. What each word means: `cotenant experiment report`, section Words.")
     for line in _notes(found):
         console.print(line, markup=False)
     console.print(_verdicts(found))
+
+
+def _narrowed(table: Table, console: Console) -> Sequence[str]:
+    """Take columns off the right until none has to be cut short; gives their headings."""
+    left_out: list[str] = []
+    unlimited = console.options.update(width=1000)
+    while len(table.columns) > 2 and Measurement.get(console, unlimited, table).maximum > console.width:
+        if table.columns[-1].overflow == "fold":  # long texts may have lines of their own
+            break
+        left_out.insert(0, str(table.columns.pop().header))
+    return left_out
 
 
 def _outcomes(found: Analysis) -> Table:
@@ -95,7 +127,15 @@ def _outcomes(found: Analysis) -> Table:
 
 
 def _noise(found: Analysis) -> Table:
-    table = Table("measure", "n", "median", "95th percentile", "largest", "unit", title="How quiet the host was")
+    table = Table(
+        "measure",
+        "n",
+        "median",
+        "95th percentile",
+        "largest",
+        Column("unit", overflow="fold"),
+        title="How quiet the host was",
+    )
     for one in found.noise:
         if one.n:
             numbers = (_number(value, ".2%") for value in (one.median, one.p95, one.largest))
@@ -105,7 +145,7 @@ def _noise(found: Analysis) -> Table:
 
 def _cells(found: Analysis) -> Table:
     table = Table(
-        "cell", "member", "n", "SF", "95 %", "noise", "d_z", "p (Holm)", "TLS", "TTFT", "TTLT",
+        "cell", "member", "n", "SF", "95 %", "p (Holm)", "d_z", "noise", "TLS", "TTFT", "TTLT",
         title="Slowdown of each member, median; TLS, TTFT and TTLT of agents",
     )  # fmt: skip
     for one in found.effects:
@@ -115,9 +155,9 @@ def _cells(found: Analysis) -> Table:
             str(one.n),
             _number(one.slowdown.estimate),
             _ends(one.slowdown),
-            _number(one.noise.robust_cv_ratio, ".1%"),
-            _number(one.effect.d),
             _p(one.t_p_holm),
+            _number(one.effect.d),
+            _number(one.noise.robust_cv_ratio, ".1%"),
             *(_number(part.estimate) for part in (one.tail_sensitivity, one.ttft_ratio, one.ttlt_ratio)),
         )
     return table
@@ -125,7 +165,7 @@ def _cells(found: Analysis) -> Table:
 
 def _relief(found: Analysis) -> Table:
     table = Table(
-        "members", "side", "isolation", "SF without", "SF with", "relief", "95 %", "ratio", "d", "p (Holm)",
+        "members", "side", "isolation", "SF without", "SF with", "relief", "95 %", "p (Holm)", "d", "ratio",
         title="What isolation takes away of the slowdown (SF - 1)",
     )  # fmt: skip
     for one in found.reliefs:
@@ -137,9 +177,9 @@ def _relief(found: Analysis) -> Table:
             _number(one.with_it.estimate),
             _number(one.relief.estimate, ".0%"),
             _ends(one.relief, ".0%"),
-            _number(one.ratio.estimate),
-            _number(one.comparison.effect.d),
             _p(one.p_holm),
+            _number(one.comparison.effect.d),
+            _number(one.ratio.estimate),
         )
     return table
 
@@ -189,7 +229,7 @@ def _matrices(found: Analysis) -> Sequence[Table]:
 
 
 def _notes(found: Analysis) -> Sequence[str]:
-    lines = [f"{found.good_runs} of {found.runs} runs analysed, of {len(found.instances)} host instances"]
+    lines = [f"{found.good_runs} of {found.runs} runs analysed; host instances: {len(found.instances)}"]
     for side in Side:
         missing = {
             name: value.reason

@@ -75,6 +75,7 @@ def _commands() -> None:
 @experiment.command()
 def plan(
     *,
+    data: DataOption = None,
     parts: PartsOption = None,
     cells: CellsOption = None,
     reps: RepsOption = None,
@@ -82,11 +83,18 @@ def plan(
     design: DesignOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the cells, which of them this host can do and why not, and how long they take. Measures nothing."""
+    """Show the cells, which of them this host can do and why not, and how long they take. Measures nothing.
+
+    With runs measured already it says, too, how many are still to do.
+    """
     setting = host_setting(extended(read_design(design), extra), Path(), revision="")
     chosen = chosen_cells(setting, parts, cells, reps)
     rows = [(cell, count, infeasible_here(setting, cell)) for cell, count in chosen.repetitions.items()]
     seconds = sum(count * run_s(chosen, cell) for cell, count, reason in rows if not reason)
+    folder = data or default_state() / "experiment"
+    possible = {cell for cell, _, reason in rows if not reason}
+    due = [one for one in remaining(chosen.steps(), RunLog.load(folder).runs, ATTEMPTS) if one.cell in possible]
+    due_s = sum(run_s(chosen, one.cell) for one in due)
     if as_json:
         listed = [
             {
@@ -98,7 +106,14 @@ def plan(
             }
             for cell, count, reason in rows
         ]
-        typer.echo(json.dumps({"cells": listed, "seconds": seconds, "seed": chosen.seed}, indent=2))
+        told = {
+            "cells": listed,
+            "seconds": round(seconds),
+            "due_runs": len(due),
+            "due_seconds": round(due_s),
+            "seed": chosen.seed,
+        }
+        typer.echo(json.dumps(told, indent=2))
         return
     console = Console(highlight=False)
     console.print(f"Host class {setting.host.kind}")
@@ -106,8 +121,11 @@ def plan(
     feasible = [count for _, count, reason in rows if not reason]
     console.print(
         f"{len(rows)} cells, {sum(count for _, count, _ in rows)} runs; here {len(feasible)} cells, {sum(feasible)} "
-        f"runs, about {seconds / 3600:.1f} h on a quiet machine. The others are recorded as not applicable."
+        f"runs, about {seconds / 3600:.1f} h on a quiet machine."
+        + (" The others are recorded as not applicable." if len(feasible) < len(rows) else "")
     )
+    if len(due) < sum(feasible):
+        console.print(f"Still to do: {len(due)} runs, about {due_s / 3600:.1f} h; the others are kept in {folder}")
     for reason in sorted({reason for *_, reason in rows if reason}):
         console.print(f"Not available here: {reason}")
 
@@ -124,8 +142,8 @@ def run(
         typer.Option("--limit", min=1, help="Stop after so many runs, repetitions of disturbed ones not counted."),
     ] = None,
     shard: Annotated[
-        str | None, typer.Option("--shard", help="K/N: every N-th block from the K-th, for sessions or machines.")
-    ] = None,
+        str, typer.Option("--shard", help="K/N: every N-th block from the K-th, for sessions or machines.")
+    ] = "1/1",
     extra: ExtraOption = "",
     attempts: Annotated[
         int, typer.Option("--attempts", min=1, max=20, help="How often a run that failed or was disturbed is tried.")
@@ -138,16 +156,14 @@ def run(
     the same command goes on where it stopped.
     """
     folder = data or default_state() / "experiment"
+    number, shards = _parse_shard(shard)
     setting = host_setting(extended(read_design(design), extra), folder, revision=source_revision())
     chosen = chosen_cells(setting, parts, cells, reps)
     log = RunLog.load(folder)
     with log.locked(), ended_by_signals():
         log.join(setting.host)
         remove_orphans(setting.enforcer)
-        steps = chosen.steps()
-        if shard is not None:
-            number, count = _parse_shard(shard)
-            steps = [step for step in steps if step.block % count == number - 1]
+        steps = [step for step in chosen.steps() if step.block % shards == number - 1]
         if any(chosen.agents_of(cell) for cell in chosen.repetitions):
             ensure_model(named_shape(DEFAULT_SHAPE))
         due = len(remaining(steps, log.runs, attempts))
@@ -182,15 +198,19 @@ def status(*, data: LookedAtOption = None, as_json: JsonOption = False) -> None:
     for one in log.runs:
         counts.setdefault((str(one.part), str(one.isolation)), Counter())[str(one.outcome)] += 1
     if as_json:
-        rows = [{"part": part, "isolation": isolation, **found} for (part, isolation), found in sorted(counts.items())]
+        rows = [
+            {"part": part, "isolation": isolation, **{str(one): found[str(one)] for one in Outcome}}
+            for (part, isolation), found in sorted(counts.items())
+        ]
         typer.echo(json.dumps({"folder": str(folder), "rows": rows, "hosts": len(log.hosts)}, indent=2))
         return
     table = Table("part", "isolation", *(str(one) for one in Outcome))
     for (part, isolation), found in sorted(counts.items()):
         table.add_row(part, isolation, *(str(found[str(one)]) for one in Outcome))
     console = Console(highlight=False)
-    console.print(table)
-    console.print(f"{summary(log.runs)}; {len(log.hosts)} host instances; in {folder}")
+    if table.row_count:
+        console.print(table)
+    console.print(f"{summary(log.runs)}; host instances: {len(log.hosts)}; in {folder}")
 
 
 @experiment.command()

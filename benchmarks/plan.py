@@ -42,14 +42,16 @@ def chosen_cells(setting: Setting, parts: list[Part] | None, cells: str | None, 
     wanted = parts or [Part.FACTORIAL]
     if cells is None or not cells.isdecimal():
         return setting.design.chosen(wanted, cells=cells, repetitions=reps)
+    if int(cells) == 0:
+        raise DesignInvalid("--cells '0' leaves nothing to measure: give a number from 1, or a pattern")
     chosen = setting.design.chosen(wanted, repetitions=reps)
     return chosen.some(int(cells), (cell for cell in chosen.repetitions if not infeasible_here(setting, cell)))
 
 
 def run_s(design: Design, cell: Cell) -> float:
-    """Estimate one run of a cell."""
+    """Estimate one run of a cell, to the millisecond."""
     alone_s = 2 * sum(design.solo_s(member) + _SETTLE_S for member in cell.members)
-    return alone_s + design.together_s(cell) + _SETTLE_S + _OWN_S
+    return round(alone_s + design.together_s(cell) + _SETTLE_S + _OWN_S, 3)
 
 
 def plan_table(rows: list[tuple[Cell, int, str]], design: Design) -> Table:
@@ -57,11 +59,15 @@ def plan_table(rows: list[tuple[Cell, int, str]], design: Design) -> Table:
     isolations = [one for one in Isolation if any(cell.isolation is one for cell, *_ in rows)]
     table = Table("part", "members", *map(str, isolations), "s a run")
     lines: dict[tuple[str, str], dict[Isolation, str]] = {}
-    seconds: dict[tuple[str, str], float] = {}
+    seconds: dict[tuple[str, str], set[float]] = {}
     for cell, count, reason in rows:
         key = str(cell.part), " + ".join(map(str, cell.members))
         lines.setdefault(key, {})[cell.isolation] = "-" if reason else str(count)
-        seconds[key] = run_s(design, cell)
+        seconds.setdefault(key, set()).add(run_s(design, cell))
     for key, found in lines.items():
-        table.add_row(*key, *(found.get(one, "") for one in isolations), f"{seconds[key]:.1f}")
+        table.add_row(
+            *key,
+            *(found.get(one, "") for one in isolations),
+            " to ".join(f"{one:.1f}" for one in (min(seconds[key]), max(seconds[key]))[: len(seconds[key])]),
+        )
     return table

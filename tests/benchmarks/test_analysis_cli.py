@@ -64,6 +64,19 @@ def test_tables_name_cells_verdicts_and_what_is_missing(record: Path, capsys: py
     assert str(record) not in shown
 
 
+def test_where_there_is_little_room_columns_are_left_out_and_nothing_is_cut_short(record: Path) -> None:
+    command = ["experiment", "analyze", "--data", str(record), "--state", str(record)]
+
+    narrow, wide = (CliRunner().invoke(app, command, env={"COLUMNS": width}).output for width in ("80", "200"))
+
+    assert "…" not in narrow + wide
+    assert "factorial/cpu+single/none" in narrow
+    assert "makes room): " in narrow
+    assert "TLS, TTFT, TTLT.\n" in narrow
+    assert "TTLT ┃" in wide
+    assert "makes room" not in wide
+
+
 def test_no_model_in_use_is_a_reason(tmp_path: Path) -> None:
     score, reason = held_out_score(tmp_path, set())
 

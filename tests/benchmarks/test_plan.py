@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.design import Part
+from benchmarks.design import Isolation, Part
 from benchmarks.errors import DesignInvalid
 from benchmarks.experiment_cli import app
 from benchmarks.plan import read_design, run_s
+from benchmarks.runs import RunLog
+from tests.benchmarks.simulated_runs import factorial_cells, simulated_runs
 
 
 def test_the_plan_tells_what_the_options_leave_and_its_time() -> None:
@@ -22,6 +24,35 @@ def test_the_plan_tells_what_the_options_leave_and_its_time() -> None:
     assert {one["repetitions"] for one in told["cells"]} == {2}
     assert all(bool(one["reason"]) != one["feasible"] for one in told["cells"])
     assert told["seconds"] == pytest.approx(sum(2 * one["run_s"] for one in told["cells"] if one["feasible"]))
+
+
+def test_the_plan_tells_what_is_still_to_do(tmp_path: Path) -> None:
+    cells = factorial_cells(traditional=("cpu",), agents=("single",), isolation=(Isolation.NONE,), concurrency=(1,))
+    RunLog(tmp_path, runs=simulated_runs(cells, repetitions=3)).pack(tmp_path)
+    options = ["--cells", "*/cpu+single/none", "--reps", "5", "--data", str(tmp_path)]
+
+    told = json.loads(CliRunner().invoke(app, ["experiment", "plan", *options, "--json"]).output)
+    shown = " ".join(CliRunner().invoke(app, ["experiment", "plan", *options]).output.split())
+
+    (cell,) = told["cells"]
+    assert told["due_runs"] == 2
+    assert told["due_seconds"] == round(2 * cell["run_s"])
+    assert "Still to do: 2 runs" in shown
+    assert "not applicable" not in shown
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b"])
+def test_a_shard_that_is_none_is_refused_before_anything_is_made(tmp_path: Path, shard: str) -> None:
+    ended = CliRunner().invoke(app, ["experiment", "run", "--shard", shard, "--data", str(tmp_path / "runs")])
+
+    assert isinstance(ended.exception, DesignInvalid)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_cells_are_no_plan() -> None:
+    ended = CliRunner().invoke(app, ["experiment", "plan", "--cells", "0"])
+
+    assert "--cells '0' leaves nothing" in str(ended.exception)
 
 
 def test_a_run_takes_each_member_twice_alone_and_once_together() -> None:
