@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from benchmarks.analysis import Analysis
-from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, VERMILLION, Drawing, drawn, factor_scale
+from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, Drawing, drawn, factor_scale
 from profiler.held_out_predictions import HeldOutPrediction
 
 
@@ -20,9 +20,10 @@ def prediction(found: Analysis, note: str) -> Drawing:
     name, title = "prediction", "Prediction of workloads the model has not seen"
     caption = (
         "Median of |predicted / measured - 1| over observations whose workloads were left out of training whole; "
-        "shorter is better. Beside it: the analytic prior without training, always the same constant, and the error "
-        "that even a perfect prediction of one single repetition would show; an observation is the median of "
-        "several, so less than that is possible."
+        "shorter is better. Below it: the same where all workloads that are variants of one program were left out "
+        "together; the analytic prior without training; what the most similar observation measured; always the same "
+        "constant; and the error that even a perfect prediction of one single repetition would show; an observation is "
+        "the median of several, so less than that is possible."
     )
     asked = Drawing(name=name, title=title, caption=caption)
     question = next(one for one in found.questions if one.name == "prediction")
@@ -30,7 +31,9 @@ def prediction(found: Analysis, note: str) -> Drawing:
         return replace(asked, missing="no model has a score here")
     bars = [
         ("model, held out", question.numbers["held-out error"], BLUE),
+        ("model, all of a program held out", question.numbers["held-out error, programs"], BLUE),
         ("prior alone", question.numbers["prior"], ORANGE),
+        ("most similar observation", question.numbers["nearest"], PURPLE),
         ("constant", question.numbers["constant"], VERMILLION),
         ("noise of one repetition", question.numbers["noise"], GREEN),
     ]
@@ -48,7 +51,7 @@ def prediction(found: Analysis, note: str) -> Drawing:
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("median error of the slowdown factor")
 
-    return drawn(asked, draw, height_in=2.8, note=note)
+    return drawn(asked, draw, height_in=3.4, note=note)
 
 
 def predicted_against_measured(

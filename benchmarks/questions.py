@@ -35,6 +35,8 @@ class HeldOutScore:
     prior_error_ratio: float  #: of the analytic prior alone, same observations
     constant_error_ratio: float  #: of always the same
     noise_ratio: float  #: what repetitions differ by
+    nearest_error_ratio: float = math.nan  #: of what the most similar observation measured
+    families_error_ratio: float = math.nan  #: of the model, all workloads of one program left out together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,19 +143,32 @@ def predicting(score: HeldOutScore | None, reason: str) -> Question:
     asked = "Can what is measured of a workload alone predict its slowdown?"
     if score is None or not math.isfinite(score.error_ratio):
         return _open("prediction", asked, reason or "the model has no score on workloads held out")
-    beats = score.error_ratio < min(_finite([score.prior_error_ratio, score.constant_error_ratio]), default=math.inf)
+    others = {
+        "the prior alone": score.prior_error_ratio,
+        "a constant": score.constant_error_ratio,
+        "the most similar observation": score.nearest_error_ratio,
+    }
+    known = {name: value for name, value in others.items() if math.isfinite(value)}
+    beaten = [name for name, value in known.items() if score.error_ratio < value]
+    all_of_them = "all of these" if len(beaten) == len(known) else ", ".join(beaten) or "none of these"
+    compared = ", ".join(f"{name} by {value:.1%}" for name, value in known.items()) or "nothing to compare with"
+    strict = score.families_error_ratio
+    held = (
+        f" With all variants of a program held out together it errs by {strict:.1%}." if math.isfinite(strict) else ""
+    )
     return Question(
         name="prediction",
         question=asked,
         answered=True,
         answer=f"Workloads held out whole are predicted with a median error of {score.error_ratio:.1%} by model "
-        f"{score.model} ({score.observations} observations of {score.workloads} workloads); the prior alone errs by "
-        f"{score.prior_error_ratio:.1%}, a constant by {score.constant_error_ratio:.1%}, repetitions differ by "
-        f"{score.noise_ratio:.1%}. The model {'beats' if beats else 'does not beat'} both.",
+        f"{score.model} ({score.observations} observations of {score.workloads} workloads). Beside it err: "
+        f"{compared}; a single repetition differs by {score.noise_ratio:.1%}. The model beats {all_of_them}.{held}",
         numbers={
             "held-out error": score.error_ratio,
             "prior": score.prior_error_ratio,
             "constant": score.constant_error_ratio,
+            "nearest": score.nearest_error_ratio,
+            "held-out error, programs": score.families_error_ratio,
             "noise": score.noise_ratio,
         },
     )

@@ -73,13 +73,18 @@ def pack_training(log: RunLog, folder: Path, to: Path, topology: Topology) -> st
     store = ProfileStore(folder / FOLDER)
     profiles = [store.load(name) for name in store.names()]
     known = {one.name for one in profiles}
-    found = [one for one in observations(log.runs, topology) if {one.victim, *one.aggressors} <= known]
+    told = observations(log.runs, topology)
+    found = [one for one in told if {one.victim, *one.aggressors} <= known]
+    strangers = {name for one in told for name in (one.victim, *one.aggressors)} - known
     path = to / OBSERVATIONS
     path.unlink(missing_ok=True)
     ObservationStore(path).append(found)
     write_atomically(to / PROFILES, profiles_to_json(profiles))
     write_atomically(to / FAMILIES, json.dumps(families(), indent=1).encode() + b"\n")
-    return f"{path}: {len(found)} observations of workloads with a profile; {len(profiles)} profiles"
+    left_out = (
+        f"; {len(told) - len(found)} left out, without profile: {', '.join(sorted(strangers))}" if strangers else ""
+    )
+    return f"{path}: {len(found)} observations of workloads with a profile; {len(profiles)} profiles{left_out}"
 
 
 def families() -> dict[str, str]:

@@ -229,7 +229,12 @@ def test_a_better_model_answers_the_fourth_question_and_none_leaves_it_open(plan
 
     assert answered.answered
     assert "10.0%" in answered.answer
-    assert "beats both" in answered.answer
+    assert "the prior alone by 20.0%, a constant by 30.0%;" in answered.answer
+    assert "beats all of these" in answered.answer
+    found = dataclasses.replace(score, nearest_error_ratio=0.08, families_error_ratio=0.123)
+    stricter = analyse([], score=found).questions[3].answer
+    assert "beats the prior alone, a constant." in stricter
+    assert "all variants of a program held out together it errs by 12.3%" in stricter
     assert not planted.questions[3].answered
     assert "because no model" in planted.questions[3].answer
 

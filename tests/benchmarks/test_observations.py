@@ -132,6 +132,21 @@ def test_a_dataset_holds_what_training_takes_the_same_bytes_twice(tmp_path: Path
     assert "line 3" in str(damaged[0])
 
 
+def test_observations_left_out_for_want_of_a_profile_are_counted_and_named(tmp_path: Path) -> None:
+    here = read_topology()
+    runs = [run(A, B, cpus=("0", "0"), factor=2.0), run(A, Member(workload="c"), cpus=("0", "0"), factor=2.0)]
+    log = RunLog(tmp_path / "runs", runs=runs, hosts={"a1": replace(HOST, topology=here.fingerprint)})
+    for name in ("experiment.a", "experiment.b"):
+        ProfileStore(log.folder / FOLDER).save(profile_of(name))
+    to = tmp_path / "data"
+    log.pack(to)
+
+    told = pack_training(log, log.folder, to, here)
+
+    assert "2 observations of" in told
+    assert told.endswith("2 left out, without profile: experiment.c")
+
+
 def test_only_workloads_without_a_profile_are_measured_and_no_service(tmp_path: Path) -> None:
     what = design().with_services(["redis"])
     measured: list[str] = []
