@@ -53,7 +53,7 @@ def held_out_score(state: Path, topologies: set[str]) -> tuple[HeldOutScore | No
     try:
         manifest = ModelRegistry(folder / "models").active().manifest
     except ModelDamaged as damage:  # a ModelMissing, too
-        return None, str(damage).replace(str(folder), "STATE")  # readers of a report need not know where it was made
+        return None, without_path(damage, folder)
     except ModelMissing:
         return None, "no model is in use: profile the workloads alone, then `cotenant train`"
     if manifest.host_fingerprint not in topologies:
@@ -82,6 +82,11 @@ def held_out_score(state: Path, topologies: set[str]) -> tuple[HeldOutScore | No
         families_error_ratio=families,
     )
     return found, ""
+
+
+def without_path(error: Exception, state: Path) -> str:
+    """Tell an error with STATE for the state folder: readers of a report need not know where it was made."""
+    return str(error).replace(str(state.absolute()), "STATE")
 
 
 def print_analysis(folder: Path, state: Path, *, as_json: bool) -> None:

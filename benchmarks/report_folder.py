@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from benchmarks.analysis import Analysis
-from benchmarks.analysis_cli import analyse_record, held_out_score, read_record
+from benchmarks.analysis_cli import analyse_record, held_out_score, read_record, without_path
 from benchmarks.composition_figures import composition
 from benchmarks.design import Isolation, Part, parse_design
 from benchmarks.drawing import Drawing
@@ -72,9 +72,9 @@ def read_predictions(log: RunLog, state: Path) -> tuple[Sequence[HeldOutPredicti
     if score is None:
         return (), reason
     try:
-        found = ModelRegistry(state / "models").held_out(score.model)
+        found = ModelRegistry(state.absolute() / "models").held_out(score.model)
     except ModelDamaged as damage:
-        return (), str(damage)
+        return (), without_path(damage, state)
     reason = f"model {score.model} keeps no held-out predictions: it is of an earlier version, or nothing was held out"
     return found, "" if found else f"{reason}; train again (`cotenant train`)"
 

@@ -20,11 +20,16 @@ from benchmarks.design import Cell, Isolation, Member
 from benchmarks.drawing import factor_ticks
 from benchmarks.errors import ReportUnwritable, RunsMissing
 from benchmarks.experiment_cli import app
+from benchmarks.host_class import Host, HostClass
 from benchmarks.report import SIMULATED
-from benchmarks.report_folder import write_report
+from benchmarks.report_folder import read_predictions, write_report
 from benchmarks.runs import Outcome, Run, RunLog
 from benchmarks.slowdown import slowdown
+from profiler.registry import ModelRegistry
+from profiler.training import train
 from tests.benchmarks.simulated_runs import AGENTS, NOT_HERE, breadth_cells, factorial_cells, simulated_runs
+from tests.fakes.measurements import made_up_observations, made_up_profiles
+from tests.fakes.profiles import HOST
 
 HOSTILE = "<script>alert('now')</script> & \"$x^{$\" \x1b[31m"
 
@@ -280,6 +285,29 @@ def test_the_list_names_every_file_with_its_sum(written: Path) -> None:
 
     told = {line.removesuffix(": OK") for line in checked.stdout.splitlines()}
     assert told == {one.name for one in written.iterdir()} - {"report.sha256"}
+
+
+def test_damaged_predictions_are_told_without_their_path(tmp_path: Path) -> None:
+    profiles = made_up_profiles()
+    registry = ModelRegistry(tmp_path / "models")
+    model_id = registry.save(train(made_up_observations(profiles)[:12], profiles, HOST, created_unix_s=1e9))
+    registry.activate(model_id)
+    (tmp_path / "models" / model_id / "held_out.json").write_text("no JSON")
+    host = Host(
+        kind=HostClass(processor="p", cpus=2, caches=(), kernel_series="6.18"),
+        instance="i",
+        topology=HOST.fingerprint,
+        kernel="6.18",
+        memory_gib=1,
+        mechanism="cgroup_v2",
+        without=(),
+        versions=(),
+    )
+
+    found, reason = read_predictions(RunLog(tmp_path, hosts={"i": host}), tmp_path)
+
+    assert not found
+    assert reason.startswith(f"STATE/models/{model_id}/held_out.json cannot be read")
 
 
 def test_an_empty_folder_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
