@@ -59,7 +59,11 @@ def predicted_against_measured(
 ) -> Drawing:
     """Draw every held-out prediction against what was measured; `reason` = why there are none."""
     inside = [one.lower <= one.measured <= one.upper for one in predictions if one.lower and one.upper]
-    told = f" ({np.mean(inside):.0%} of {len(inside)} hold what was measured)" if inside else ""
+    told = (
+        f" ({np.mean(inside):.0%} of {len(inside)} hold what was measured; the width was set on these points)"
+        if inside
+        else ""
+    )
     asked = Drawing(
         name="prediction_points",
         title="Predicted against measured slowdown, workloads held out",

@@ -70,7 +70,7 @@ def test_points_tell_models_from_the_prior_and_how_many_intervals_hold() -> None
     assert all(
         f"<!-- {one} -->" in shown for one in ("measured SF", "predicted SF", "prior alone", "noise of one repetition")
     )
-    assert "(67% of 3 hold what was measured)" in drawn.caption
+    assert "(67% of 3 hold what was measured; " in drawn.caption
     assert "(simulated)" in shown
     assert drawn.svg == predicted_against_measured(analysed(), points, "", "simulated").svg
 
