@@ -36,7 +36,7 @@ class Scores:
 
     lowo_mape: float | None = None  #: leave one workload out
     families_mape: float | None = None  #: leave all workloads of one program out; None also where no two share one
-    pairs_mape: float | None = None  #: leave one pair out: both workloads seen, but not together
+    pairs_mape: float | None = None  #: leave one pair out: both seen, but not together in that relation
     prior_mape: float | None = None  #: prior alone, same observations
     constant_mape: float | None = None  #: always the median of the training observations
     nearest_mape: float | None = None  #: what the most similar training observation measured; models before it: None
