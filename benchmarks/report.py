@@ -259,7 +259,7 @@ def _factors(given: Material) -> str:
 def _isolation(given: Material) -> str:
     told = (
         "Relief is the share of a slowdown that isolation takes away. There is something to relieve only where the "
-        "interval of the median SF without isolation lies above 1; the ratio of medians is told for every pair of "
+        "interval of the median SF without isolation lies above 1.02; the ratio of medians is told for every pair of "
         "cells."
     )
     return (
