@@ -96,7 +96,7 @@ def collect(
         raise RecordInvalid(f"CPUs {str(cpus) or 'none'!r} cannot be used, usable here are {topology.usable}")
     if driver is None and wish.kind is MetricKind.TOKENS:
         driver = token_driver(wish.url, driver_cpus(topology, cpus))
-    report = on_progress or (lambda _share, _stage: None)
+    report = _forward(on_progress) if on_progress else (lambda _share, _stage: None)
     plan = _Plan(
         name=name,
         command=tuple(command),
@@ -150,6 +150,18 @@ def _measure(plan: _Plan, folder: Path, findings: Findings, *, probes: bool, cur
     company = solitude.company(first, solitude.now(), on_s=findings.used_s)
     if company.is_too_much:
         findings.doubt(Quality.NOISY, f"during the runs {company}")
+
+
+def _forward(told: Report) -> Report:
+    """Tell a share that never falls: a workload may turn out to be still loading, or a window to be measured again."""
+    furthest = 0.0
+
+    def report(share: float, stage: str) -> None:
+        nonlocal furthest
+        furthest = max(furthest, share)
+        told(furthest, stage)
+
+    return report
 
 
 def _started(plan: _Plan, folder: Path) -> PinnedCommand:

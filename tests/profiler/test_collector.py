@@ -56,6 +56,25 @@ def test_a_steady_workload_is_described_and_ended() -> None:
     assert children() == before
 
 
+def test_the_share_done_never_falls_when_the_command_turns_out_to_be_loading() -> None:
+    stages: list[tuple[float, str]] = []
+    late = 'sleep 0.3; : >> "$COTENANT_PROGRESS"; sleep 0.3; exec "$@"'  # computes first, then opens the file
+
+    collect(
+        "late",
+        ["/bin/sh", "-c", late, "sh", *WORKLOAD, "steady"],
+        cpus=ONE_CPU,
+        window_s=0.5,
+        warmup_s=0.5,
+        probes=False,
+        on_progress=lambda share, stage: stages.append((share, stage)),
+    )
+
+    order = list(dict.fromkeys(stage for _, stage in stages))
+    assert order.index("warming up") < order.index("waiting for its first progress")
+    assert [share for share, _ in stages] == sorted(share for share, _ in stages)
+
+
 def test_an_agent_gets_token_features() -> None:
     found = collect("agent", [*WORKLOAD, "agent"], cpus=ONE_CPU, window_s=1.2, warmup_s=0.1, probes=False)
 
