@@ -117,7 +117,7 @@ class Enforcer:
             elif usable:
                 why = f"cpusets are cgroup v{hierarchy.version} here"
             else:
-                why = hierarchy.refusal or f"{hierarchy.mount!r} cannot be written; run as root"
+                why = hierarchy.refusal or f"{hierarchy.mount!r} cannot be written; run as root; is it read-only?"
             raise MechanismMissing(f"mechanism {str(mechanism)!r} is not available: {why}")
         if not hasattr(os, "sched_setaffinity"):
             raise MechanismMissing("this system has neither cpuset cgroups nor sched_setaffinity; Linux is needed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -29,6 +29,12 @@ class Settings(BaseSettings):
     monitor_s: float = Field(default=1.0, ge=0, le=3600)  #: between two looks at what placed workloads do; 0 = none
     workers: int = Field(default=8, ge=2, le=64)
     log_format: Literal["json", "text"] = "json"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_paths_unset(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Take an empty path for the default, as clients do, not for the working folder."""
+        return {key: value for key, value in values.items() if value != "" or key not in {"state", "socket"}}
 
     @field_validator("metrics_address")
     @classmethod

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.daemon_process import DaemonProcess
+from cotenant.paths import default_state
 from scheduler.cli import _as_name
 from scheduler.config import Settings
 
@@ -32,6 +33,15 @@ def test_the_environment_counts_where_the_command_line_is_silent(tmp_path: Path)
 
     assert 1 == refused.returncode
     assert "mechanism" in refused.stderr
+
+
+def test_an_empty_path_in_the_environment_is_the_default_not_the_working_folder(tmp_path: Path) -> None:
+    found = Settings.model_validate({"state": tmp_path, "socket": ""})
+    other = Settings.model_validate({"state": "", "metrics_address": ""})
+
+    assert found.socket is None
+    assert other.state == default_state()
+    assert other.metrics_address == ""
 
 
 def test_a_socket_path_too_long_for_the_kernel_is_refused(tmp_path: Path) -> None:
