@@ -36,8 +36,8 @@ lint: $(VENV)/bench.done  ## Format, lint, types and layers
 check: lint test  ## Everything CI checks
 
 .PHONY: bench
-bench: $(VENV)/bench.done  ## Measure latency and memory of the daemon, applying beside bare system calls, and the probes against known workloads
-	@missed=0; for one in latency apply_time monitoring_cost probe_check; do $(BIN)/python -m benchmarks.$$one || missed=1; done; exit $$missed
+bench: $(VENV)/bench.done  ## Measure latency and memory of the daemon, applying beside bare system calls, the probes against known workloads, and sensitivity curves against co-runs
+	@missed=0; for one in latency apply_time monitoring_cost probe_check curve_check; do $(BIN)/python -m benchmarks.$$one || missed=1; done; exit $$missed
 
 .PHONY: test-vm
 test-vm: $(VENV)/dev.done  ## Run the kernel's suites on a booted kernel with cgroup v2, two NUMA nodes and CAT (root, Debian); ALL=1, ONLY=text, WAIT=1

@@ -54,7 +54,17 @@ class Check:
         return "interval" if abs(self.estimate - self.known) <= self.spread else "off"
 
 
-def _probed(command: Sequence[str], cpu: int, probe_cpu: int, llc_bytes: int) -> ProbeResult:
+def shared_cache() -> tuple[int, int, int] | None:
+    """Give two usable CPUs that share a last-level cache, and its bytes; None where there are none."""
+    topology = read_topology()
+    domain = next((one for one in topology.llc_domains if len(one.cpus & topology.usable) > 1), None)
+    if domain is None or domain.size_bytes is None:
+        return None
+    cpus = list(domain.cpus & topology.usable)
+    return cpus[0], cpus[-1], domain.size_bytes
+
+
+def probed(command: Sequence[str], cpu: int, probe_cpu: int, llc_bytes: int) -> ProbeResult:
     """Probe a command, once it works."""
     with tempfile.TemporaryDirectory(prefix="cotenant-check-") as folder:  # noqa: SIM117 - the command goes first
         with PinnedCommand(command, CpuSet.of([cpu]), Path(folder)) as workload:
@@ -87,26 +97,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, default=1)
     chosen = parser.parse_args(arguments)
-    topology = read_topology()
-    domain = next((one for one in topology.llc_domains if len(one.cpus & topology.usable) > 1), None)
-    if domain is None or domain.size_bytes is None:
+    cache = shared_cache()
+    if cache is None:
         sys.stderr.write(
             "probe_check: nothing checked, it needs two CPUs that share a last-level cache of known size\n"
         )
         return 0
-    first, last = (list(domain.cpus & topology.usable)[index] for index in (0, -1))
+    first, last, llc_bytes = cache
     python = (sys.executable, "-P", "-m")
     checks: list[Check] = []
     curves: dict[str, ProbeResult] = {}
     for _ in range(chosen.rounds):
         for mib in _FOOTPRINTS_MIB:
             command = [*python, "benchmarks.workloads", "latency", "--bytes", f"{mib}M"]
-            found = _probed(command, first, last, domain.size_bytes)
+            found = probed(command, first, last, llc_bytes)
             curves[f"random reads, {mib} MiB"] = found
             checks.append(_check(f"footprint {mib} MiB", mib * _MIB, "llc_footprint_bytes", found, "footprint"))
         for share in _SHARES:
-            command = [*python, "profiler.probes", "stream", "--bytes", str(4 * domain.size_bytes)]
-            found = _probed([*command, "--share", str(share)], first, last, domain.size_bytes)
+            command = [*python, "profiler.probes", "stream", "--bytes", str(4 * llc_bytes)]
+            found = probed([*command, "--share", str(share)], first, last, llc_bytes)
             curves[f"streaming, {share:.0%}"] = found
             checks.append(_check(f"bandwidth, {share:.0%}", found.rate_per_s, "memory_bytes_per_s", found, "bandwidth"))
     _print(checks, curves)
