@@ -30,6 +30,7 @@ from benchmarks.colocation import Stage
 from benchmarks.probe_check import probed, shared_cache
 from benchmarks.workloads import Workload, catalogue
 from isolation.cpuset import CpuSet
+from profiler.probes import probe_command
 from profiler.records import Feature
 from profiler.sensitivity import SENSITIVITY
 
@@ -131,9 +132,8 @@ def _compared(workload: Workload, cpus: tuple[int, int], llc_bytes: int, rounds:
 def _pressing(about: str, name: str, llc_bytes: int) -> Workload:
     """Give the program that presses at one level as a workload of its own."""
     level = SENSITIVITY[name]
-    size_bytes = max(1 << 16, int(level.cache_ratio * llc_bytes))
-    command = (sys.executable, "-P", "-m", "profiler.probes", level.kind, "--bytes", str(size_bytes))
-    return Workload(name=name, argv=(*command, "--share", str(level.time_ratio)), unit="units", description=about)
+    command = probe_command(level.kind, level.size_bytes(llc_bytes), share=level.time_ratio)
+    return Workload(name=name, argv=command, unit="units", description=about)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,6 +34,7 @@ from profiler.counters import HARDWARE, STALLS, Counters, Event
 from profiler.errors import CountersUnavailable
 from profiler.host_costs import bracketed
 from profiler.monitoring import Monitor, Watched
+from profiler.probes import probe_command
 from profiler.procfs import cpu_times_s
 
 _WORKLOADS = 16
@@ -67,7 +68,7 @@ def daemon_cost(folder: Path, *, watching: bool, seconds: float) -> tuple[float,
 def observer_effect(folder: Path, *, slice_s: float, rounds: int) -> list[float]:
     """Give rate alone / rate watched of a workload in the cache, once for each round."""
     cpu = list(read_topology().usable)[-1]
-    command = [sys.executable, "-P", "-m", "profiler.probes", "reader", "--bytes", str(1 << 20)]
+    command = probe_command("reader", 1 << 20)
     with PinnedCommand(command, CpuSet.of([cpu]), folder) as workload:
         while workload.poll() and workload.progress.covered_s is None:
             time.sleep(0.05)

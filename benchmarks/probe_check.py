@@ -25,6 +25,7 @@ from rich.table import Table
 from isolation.cpuset import CpuSet
 from isolation.topology import read_topology
 from profiler.command import PinnedCommand
+from profiler.probes import probe_command
 from profiler.probing import ProbeResult, measure
 from profiler.sensitivity import SENSITIVITY
 
@@ -104,18 +105,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 0
     first, last, llc_bytes = cache
-    python = (sys.executable, "-P", "-m")
     checks: list[Check] = []
     curves: dict[str, ProbeResult] = {}
     for _ in range(chosen.rounds):
         for mib in _FOOTPRINTS_MIB:
-            command = [*python, "benchmarks.workloads", "latency", "--bytes", f"{mib}M"]
+            command = (sys.executable, "-P", "-m", "benchmarks.workloads", "latency", "--bytes", f"{mib}M")
             found = probed(command, first, last, llc_bytes)
             curves[f"random reads, {mib} MiB"] = found
             checks.append(_check(f"footprint {mib} MiB", mib * _MIB, "llc_footprint_bytes", found, "footprint"))
         for share in _SHARES:
-            command = [*python, "profiler.probes", "stream", "--bytes", str(4 * llc_bytes)]
-            found = probed([*command, "--share", str(share)], first, last, llc_bytes)
+            found = probed(probe_command("stream", 4 * llc_bytes, share=share), first, last, llc_bytes)
             curves[f"streaming, {share:.0%}"] = found
             checks.append(_check(f"bandwidth, {share:.0%}", found.rate_per_s, "memory_bytes_per_s", found, "bandwidth"))
     _print(checks, curves)

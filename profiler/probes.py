@@ -28,14 +28,19 @@ _PERIOD_S = 0.01
 _COPY_STEP_BYTES = 2 << 20  # below the size from which memcpy goes around the caches
 
 
+def probe_command(kind: str, size_bytes: int, *, share: float = 1.0) -> tuple[str, ...]:
+    """Give the command line of a probe program."""
+    command = (sys.executable, "-P", "-m", "profiler.probes", kind, "--bytes", str(size_bytes))
+    return (*command, "--share", str(share))
+
+
 class Probe(PinnedCommand):
     """One probe program, running on one CPU."""
 
     def __init__(self, kind: str, cpu: int, size_bytes: int, folder: Path, *, share: float = 1.0) -> None:
         """Start it and wait until it works; raises WorkloadFailed if it does not."""
         folder.mkdir()
-        command = [sys.executable, "-P", "-m", "profiler.probes", kind, "--bytes", str(size_bytes)]
-        super().__init__([*command, "--share", str(share)], CpuSet.of([cpu]), folder)
+        super().__init__(probe_command(kind, size_bytes, share=share), CpuSet.of([cpu]), folder)
         try:
             deadline_s = time.monotonic() + _START_LIMIT_S
             while self.progress.covered_s is None:

@@ -319,8 +319,7 @@ def _sensitivity(
         probes: dict[str, Probe] = {}
         for name in levels[0]:
             level = SENSITIVITY[name]
-            size_bytes = max(1 << 16, int(level.cache_ratio * llc_bytes))
-            probes[name] = Probe(level.kind, cpu, size_bytes, folder / name, share=level.time_ratio)
+            probes[name] = Probe(level.kind, cpu, level.size_bytes(llc_bytes), folder / name, share=level.time_ratio)
             stack.enter_context(probes[name])
             probes[name].pause()
         slowdowns: dict[str, list[float]] = {name: [] for name in probes}

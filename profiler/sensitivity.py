@@ -21,6 +21,10 @@ class Level:
     cache_ratio: float  #: its bytes as a part of the cache
     time_ratio: float  #: the part of the time for which it works
 
+    def size_bytes(self, llc_bytes: int) -> int:
+        """Give how much memory its program uses beside a cache of that size."""
+        return max(1 << 16, int(self.cache_ratio * llc_bytes))
+
     def __str__(self) -> str:
         if self.kind == "reader":
             part = "all" if self.cache_ratio == 1 else Fraction(self.cache_ratio)

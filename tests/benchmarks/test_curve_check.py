@@ -16,6 +16,7 @@ from benchmarks.curve_check import Comparison, CoRun, beyond, co_runs
 from benchmarks.workloads import Workload
 from isolation.cpuset import CpuSet
 from isolation.topology import read_topology
+from profiler.probes import probe_command
 from profiler.records import Feature, Source
 
 ONE_CPU = CpuSet.of(list(read_topology().usable)[-1:])
@@ -74,7 +75,7 @@ def test_a_neighbour_on_the_same_cpu_doubles_the_time_and_a_sleeping_one_does_no
     )
     sleeper = Workload(
         name="sleeper",
-        argv=(*python, "profiler.probes", "reader", "--bytes", "65536", "--share", "0.01"),
+        argv=probe_command("reader", 1 << 16, share=0.01),
         unit="units",
         description="",
     )
