@@ -78,7 +78,7 @@ def analyse(runs: Sequence[Run], *, score: HeldOutScore | None = None, no_score:
     table = samples(good)
     effects = cell_effects(table, seed=seed)
     factors = tuple(factor_effects(runs, table, side) for side in Side)
-    relieved = tuple(one for isolation in _RELIEVING for one in reliefs(table, isolation, seed=seed))
+    relieved = tuple(one for isolation in _RELIEVING for one in reliefs(good, table, isolation, seed=seed))
     noise = host_noise(good)
     summaries = summarised(table, relieved, seed=seed)
     burstiness = burstiness_effect(good, table, seed=seed)

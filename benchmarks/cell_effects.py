@@ -23,7 +23,7 @@ from benchmarks.statistical_power import Power, power_of
 
 WANTED_D = 0.8  #: the effect that the design is made to find
 
-_NO_PMU = "not available here: no hardware counters (no PMU)"
+_UNCOUNTED = "told by no run; the limits say where there are no hardware counters"
 _NO_TOKENS = "it makes no tokens"
 
 
@@ -89,8 +89,8 @@ def _effect(sample: Sample, seed: int) -> CellEffect:
         tail_sensitivity=_median(sample.tail_sensitivity, tokens or "no two tokens in some window of every run", seed),
         ttft_ratio=_median(sample.ttft_ratio, tokens or "no turn began in some window of every run", seed),
         ttlt_ratio=_median(sample.ttlt_ratio, tokens or "no whole turn in some window of every run", seed),
-        interference_factor=_median(sample.interference_factor, _NO_PMU, seed),
-        cache_interference=_median(sample.cache_interference, _NO_PMU, seed),
+        interference_factor=_median(sample.interference_factor, _UNCOUNTED, seed),
+        cache_interference=_median(sample.cache_interference, _UNCOUNTED, seed),
         t=paired_t(logs),
         wilcoxon=signed_rank(logs),
         t_p_holm=math.nan,

@@ -26,7 +26,6 @@ from profiler.progress import ENVIRONMENT, ProgressLog
 from profiler.tokens import between_tokens_s
 
 _SETTLE_S = 0.25  # caches refill and the kernel balances after somebody starts or stops
-_LATE_S = 0.25  # how long past a window's end to wait for a line of everybody, so that the end is covered
 _LEAST_INTERVALS = 3
 _END_S = 3.0
 _PARK_S = 3.0
@@ -139,6 +138,8 @@ class Stage:
         while running.log.covered_s is None:
             self._check(running)
             if time.monotonic() - started_s > limit_s:
+                process.kill()
+                process.wait()
                 raise WorkloadSilent(f"{workload.name!r} reported no work within {limit_s:g} s of its start")
             time.sleep(0.05)
             running.log.poll()
@@ -160,7 +161,8 @@ class Stage:
         end_s = time.monotonic()
         used_s = {name: sum(cpu_times_s(pid)) - used_s[name] for name, pid in pids.items()}
         waiting = set(active)
-        while waiting and time.monotonic() < end_s + _LATE_S:
+        late_s = max(self.members[name].workload.late_s for name in active)
+        while waiting and time.monotonic() < end_s + late_s:
             time.sleep(0.02)
             waiting = {name for name in waiting if not self._covers(name, end_s)}
         seen_s = time.monotonic()

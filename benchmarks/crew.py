@@ -13,7 +13,7 @@ from benchmarks.design import Cell, CommandLine, Member
 from benchmarks.errors import MemberUnconfined
 from benchmarks.gauges import Gauges
 from benchmarks.runs import Phase, Reading
-from benchmarks.workloads import Workload
+from benchmarks.workloads import LATE_S, Workload
 from isolation.enforcer import Enforcer, Target, Undo
 from isolation.process import identify
 from isolation.spec import IsolationSpec
@@ -21,6 +21,7 @@ from profiler.procfs import cpu_times_s
 from profiler.procfs import members as family
 from profiler.tokens import token_features
 
+_SERVICE_LATE_S = 1.25  # load generators write a line a second
 _TOKEN_FEATURES = ("ttft_s", "ttlt_s", "tbt_s", "tbt_p99_s", "burstiness_index")
 
 
@@ -115,6 +116,7 @@ class Crew:
             unit=line.unit,
             description=line.about,
             replays=line.is_agent or line.is_service,
+            late_s=_SERVICE_LATE_S if line.is_service else LATE_S,
         )
 
 

@@ -76,7 +76,11 @@ class Step:
 
     cell: Cell
     repetition: int  #: from 0
-    block: int  #: from 0; the workloads are started anew for each block
+
+    @property
+    def block(self) -> int:
+        """Number its block: one repetition of all cells of a part, for which the workloads are started anew."""
+        return self.repetition
 
     @property
     def key(self) -> tuple[str, int]:
@@ -225,6 +229,14 @@ class Design:
             repetitions={**self.repetitions, **cells},
         )
 
+    def beside_services(self) -> dict[Cell, int]:
+        """Give the cells that have a service among their members, with their repetitions."""
+        return {
+            cell: count
+            for cell, count in self.repetitions.items()
+            if any(self.workloads[member.workload].is_service for member in cell.members)
+        }
+
     def only(self, repetitions: Mapping[Cell, int]) -> Design:
         """Replace the cells."""
         return Design(
@@ -235,20 +247,18 @@ class Design:
         )
 
     def steps(self) -> list[Step]:
-        """Give every run in its order: block after block holds each cell at most once, shuffled by the seed.
+        """Give every run in its order: block after block holds each cell of a part once, shuffled by the seed.
 
-        Whatever changes from hour to hour thus meets all cells alike. The place of a cell in its block does not depend
-        on which others were chosen, so a short campaign and the whole one agree.
+        Whatever changes from hour to hour thus meets all cells alike. Neither the block of a run nor its place in it
+        depends on which others were chosen, so a short campaign and the whole one agree.
         """
         found: list[Step] = []
-        block = 0
         for part in Part:
             cells = [cell for cell in self.repetitions if cell.part is part]
             for repetition in range(max((self.repetitions[cell] for cell in cells), default=0)):
                 due = [cell for cell in cells if self.repetitions[cell] > repetition]
                 due.sort(key=lambda cell: self._place(cell, repetition))
-                found += [Step(cell=cell, repetition=repetition, block=block) for cell in due]
-                block += 1
+                found += [Step(cell=cell, repetition=repetition) for cell in due]
         return found
 
     def _place(self, cell: Cell, repetition: int) -> float:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special, stats
+from scipy import optimize, stats
 
-from benchmarks.inference import Significance, group_flaw, mann_whitney, welch
+from benchmarks.inference import Significance, group_flaw, mann_whitney, pooled_deviation, welch
 from benchmarks.interval import Interval
 from benchmarks.sample import Alternative, FloatArray, as_sample, flaw, unwarned
 
@@ -30,7 +30,6 @@ class Effect:
     upper: float = math.nan
     confidence: float
     method: str = "noncentral t"
-    hedges: bool  #: corrected for the bias of small samples (Hedges' g)
     reason: str = ""
 
 
@@ -44,12 +43,10 @@ class Comparison:
     mann_whitney: Significance
 
 
-def paired_d(
-    differences: npt.ArrayLike, *, against: float = 0.0, hedges: bool = False, confidence: float = 0.95
-) -> Effect:
+def paired_d(differences: npt.ArrayLike, *, against: float = 0.0, confidence: float = 0.95) -> Effect:
     """Give d_z: the mean of paired differences (log SF) over their own standard deviation."""
     values = as_sample(differences)
-    asked = Effect(kind="d_z", sizes=(values.size,), confidence=confidence, hedges=hedges)
+    asked = Effect(kind="d_z", sizes=(values.size,), confidence=confidence)
     if reason := flaw(values, name="the differences"):
         return replace(asked, reason=reason)
     with unwarned():
@@ -57,18 +54,20 @@ def paired_d(
     return _with_interval(asked, d, degrees=values.size - 1, scale=1 / math.sqrt(values.size))
 
 
-def independent_d(
-    first: npt.ArrayLike, second: npt.ArrayLike, *, hedges: bool = False, confidence: float = 0.95
-) -> Effect:
-    """Give d: mean of the first less mean of the second, over the standard deviation pooled from both."""
+def independent_d(first: npt.ArrayLike, second: npt.ArrayLike, *, strata: int = 1, confidence: float = 0.95) -> Effect:
+    """Give d: mean of the first less mean of the second, over the standard deviation pooled from both.
+
+    strata: as in benchmarks.inference.pooled_t, whose t this d belongs to.
+    """
     ours, theirs = as_sample(first), as_sample(second)
-    asked = Effect(kind="d", sizes=(ours.size, theirs.size), confidence=confidence, hedges=hedges)
+    asked = Effect(kind="d", sizes=(ours.size, theirs.size), confidence=confidence)
     if reason := group_flaw((ours, theirs)):
         return replace(asked, reason=reason)
-    degrees = ours.size + theirs.size - 2
+    degrees = ours.size + theirs.size - 1 - strata
+    if degrees < 1:
+        return replace(asked, reason=f"{ours.size + theirs.size} values of {strata} strata leave no spread to see")
     with unwarned():
-        pooled = np.sqrt(((ours.size - 1) * ours.var(ddof=1) + (theirs.size - 1) * theirs.var(ddof=1)) / degrees)
-        d = float((ours.mean() - theirs.mean()) / pooled)
+        d = float((ours.mean() - theirs.mean()) / np.float64(pooled_deviation(ours, theirs, degrees)))
     return _with_interval(asked, d, degrees=degrees, scale=math.sqrt(1 / ours.size + 1 / theirs.size))
 
 
@@ -77,14 +76,13 @@ def compare_groups(
     second: npt.ArrayLike,
     *,
     alternative: Alternative = "two-sided",
-    hedges: bool = False,
     confidence: float = 0.95,
 ) -> Comparison:
     """Compare two groups of cells; "greater": the first is. Intervals are two-sided whatever the alternative."""
     ours, theirs = as_sample(first), as_sample(second)
     return Comparison(
         difference=_difference(ours, theirs, confidence),
-        effect=independent_d(ours, theirs, hedges=hedges, confidence=confidence),
+        effect=independent_d(ours, theirs, confidence=confidence),
         welch=welch(ours, theirs, alternative=alternative),
         mann_whitney=mann_whitney(ours, theirs, alternative=alternative),
     )
@@ -115,15 +113,12 @@ def _with_interval(asked: Effect, d: float, *, degrees: int, scale: float) -> Ef
     """Complete an effect whose t is d / scale."""
     if not math.isfinite(d):
         return replace(asked, reason=_IMPRECISE)
-    if asked.hedges and degrees < 2:
-        return replace(asked, reason="d of 1 degree of freedom has no expectation that could be corrected")
     # Of -t the noncentralities are those of t with their signs turned, and the distribution is exact on that side only.
     t, outside = abs(d) / scale, (1 - asked.confidence) / 2
     ends = sorted(math.copysign(1, d) * scale * _noncentrality(t, degrees, share) for share in (outside, 1 - outside))
-    correction = _hedges_correction(degrees) if asked.hedges else 1.0
     reason = "" if all(map(math.isfinite, ends)) else f"the noncentral t distribution has no numbers for t = {t:g}"
-    lower, upper = (math.nan, math.nan) if reason else (end * correction for end in ends)
-    return replace(asked, d=d * correction, lower=lower, upper=upper, reason=reason)
+    lower, upper = (math.nan, math.nan) if reason else ends
+    return replace(asked, d=d, lower=lower, upper=upper, reason=reason)
 
 
 def _noncentrality(t: float, degrees: int, share: float) -> float:
@@ -149,9 +144,3 @@ def _noncentrality(t: float, degrees: int, share: float) -> float:
             return float(optimize.brentq(above, low, high))
         except ValueError:  # a NaN in between
             return math.nan
-
-
-def _hedges_correction(degrees: int) -> float:
-    """Give the exact factor that makes d unbiased, for at least 2 degrees of freedom."""
-    gamma = special.gammaln
-    return float(np.exp(gamma(degrees / 2) - gamma((degrees - 1) / 2)) / math.sqrt(degrees / 2))

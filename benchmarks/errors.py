@@ -13,6 +13,7 @@ BenchmarkError
 ├── DesignInvalid          an experiment's design that cannot be read, or a choice that leaves nothing of it
 ├── MemberUnconfined       a member of a run that could not be put where the isolation wants it, or was moved away
 ├── CampaignMismatch       runs of another class of host or another schema
+├── CampaignStuck          one run after the other fails
 ├── RunsMissing            nothing was measured that could be analysed
 ├── RunsDamaged            a record of runs that cannot be read
 ├── RunsLocked             another campaign writes to this record
@@ -78,6 +79,12 @@ class MemberUnconfined(BenchmarkError):
 
 class CampaignMismatch(BenchmarkError):
     """Runs of another class of host or another schema."""
+
+
+class CampaignStuck(BenchmarkError):
+    """One run after the other fails: going on would only use up their attempts."""
+
+    retryable = True
 
 
 class RunsMissing(BenchmarkError):

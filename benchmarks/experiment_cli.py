@@ -15,9 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from benchmarks.design import Part
-from benchmarks.errors import DesignInvalid, RunsMissing
-from benchmarks.host_setting import host_setting, infeasible_here, remove_orphans, source_revision
-from benchmarks.model_file import DEFAULT_SHAPE, ensure_model, named_shape
+from benchmarks.errors import DesignInvalid, ModelUnusable, RunsMissing
+from benchmarks.host_setting import host_setting, no_agents, remove_orphans, source_revision
 from benchmarks.plan import chosen_cells, extended, plan_table, read_design, run_s
 from benchmarks.run_folder import run_folder
 from benchmarks.runner import ATTEMPTS, Campaign, remaining
@@ -51,7 +50,8 @@ DesignOption = Annotated[
     Path | None, typer.Option("--design", help="Another design than benchmarks/factorial.toml.", metavar="FILE")
 ]
 PartsOption = Annotated[
-    list[Part] | None, typer.Option("--part", help="Which part; may be repeated. Default: factorial.")
+    list[Part] | None,
+    typer.Option("--part", help="Which part; may be repeated. Default: factorial, or what --extra adds."),
 ]
 CellsOption = Annotated[
     str | None,
@@ -59,7 +59,12 @@ CellsOption = Annotated[
 ]
 RepsOption = Annotated[int | None, typer.Option("--reps", min=1, help="At most so many repetitions of each cell.")]
 ExtraOption = Annotated[
-    str, typer.Option("--extra", help="Services of `cotenant catalogue` to add, such as redis,sqlite.", metavar="NAMES")
+    str,
+    typer.Option(
+        "--extra",
+        help="Services of `cotenant catalogue` to add to part breadth, such as redis; without --part only these.",
+        metavar="NAMES",
+    ),
 ]
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder with the trained model whose score is told.", metavar="DIR")
@@ -89,11 +94,12 @@ def plan(
     """
     setting = host_setting(extended(read_design(design), extra), Path(), revision="")
     chosen = chosen_cells(setting, parts, cells, reps)
-    rows = [(cell, count, infeasible_here(setting, cell)) for cell, count in chosen.repetitions.items()]
+    rows = [(cell, count, setting.infeasible(cell)) for cell, count in chosen.repetitions.items()]
     seconds = sum(count * run_s(chosen, cell) for cell, count, reason in rows if not reason)
     folder = data or default_state() / "experiment"
     possible = {cell for cell, _, reason in rows if not reason}
-    due = [one for one in remaining(chosen.steps(), RunLog.load(folder).runs, ATTEMPTS) if one.cell in possible]
+    left = remaining(chosen.steps(), RunLog.load(folder).runs, ATTEMPTS, setting.infeasible)
+    due = [one for one in left if one.cell in possible]
     due_s = sum(run_s(chosen, one.cell) for one in due)
     if as_json:
         listed = [
@@ -157,16 +163,17 @@ def run(
     """
     folder = data or default_state() / "experiment"
     number, shards = _parse_shard(shard)
-    setting = host_setting(extended(read_design(design), extra), folder, revision=source_revision())
-    chosen = chosen_cells(setting, parts, cells, reps)
-    log = RunLog.load(folder)
-    with log.locked(), ended_by_signals():
+    asked = extended(read_design(design), extra)
+    with RunLog(folder).locked(), ended_by_signals():
+        setting = host_setting(asked, folder, revision=source_revision())
+        chosen = chosen_cells(setting, parts, cells, reps)
+        log = RunLog.load(folder)
         log.join(setting.host)
         remove_orphans(setting.enforcer)
         steps = [step for step in chosen.steps() if step.block % shards == number - 1]
-        if any(chosen.agents_of(cell) for cell in chosen.repetitions):
-            ensure_model(named_shape(DEFAULT_SHAPE))
-        due = len(remaining(steps, log.runs, attempts))
+        if not setting.no_agents and any(chosen.agents_of(cell) for cell in chosen.repetitions):
+            _ensure_model()
+        due = len(remaining(steps, log.runs, attempts, setting.infeasible))
         columns = (TextColumn("{task.description:<58}"), BarColumn(bar_width=20), MofNCompleteColumn())
         with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
             task = bar.add_task("starting the workloads", total=due)
@@ -246,6 +253,7 @@ def profile(
     data: DataOption = None,
     parts: PartsOption = None,
     cells: CellsOption = None,
+    extra: ExtraOption = "",
     design: DesignOption = None,
 ) -> None:
     """Profile each of the experiment's workloads alone, under a minute each; what has a profile is left out.
@@ -255,8 +263,8 @@ def profile(
     from benchmarks.solo_profiles import measure_profiles  # noqa: PLC0415 - the collector takes a while to load
 
     folder = data or default_state() / "experiment"
-    chosen = read_design(design).chosen(parts or list(Part), cells=cells)
-    ensure_model(named_shape(DEFAULT_SHAPE))
+    chosen = extended(read_design(design), extra).chosen(parts or list(Part), cells=cells)
+    _ensure_model()
     columns = (TextColumn("{task.description:<40}"), BarColumn(bar_width=20))
     with ended_by_signals(), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("profiling", total=1.0)
@@ -286,6 +294,15 @@ def pack(
     path = log.pack(to)
     typer.echo(f"{path}: {path.stat().st_size / 1e3:.0f} kB, {summary(log.runs)}")
     typer.echo(pack_training(log, folder, to, read_topology()))
+
+
+def _ensure_model() -> None:
+    """Write the model that agents run on, unless it is there; raises ModelUnusable without the extra `bench`."""
+    if reason := no_agents():
+        raise ModelUnusable(reason)
+    from benchmarks.model_file import DEFAULT_SHAPE, ensure_model, named_shape  # noqa: PLC0415 - needs the extra
+
+    ensure_model(named_shape(DEFAULT_SHAPE))
 
 
 def _looked_at(named: Path | None) -> Path:

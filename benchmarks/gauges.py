@@ -5,13 +5,14 @@ Each is optional: what a host does not offer is left out, and `missing` says why
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.errors import MemberUnconfined
-from isolation.errors import IsolationError
+from isolation.errors import IsolationError, OutOfRmids
 from isolation.kernelfs import HOST_FILES
 from isolation.monitoring_groups import MonitoringGroups
 from isolation.process import ThreadId, threads
@@ -19,6 +20,7 @@ from isolation.resctrl_info import find_resctrl
 from isolation.resctrl_lock import HOST_LOCKS
 from profiler.counters import HARDWARE, Counters, Event
 from profiler.errors import CountersUnavailable
+from profiler.procfs import members as family
 from profiler.sources import cache_features
 
 #: Of each member, by the field of a Reading.
@@ -53,15 +55,22 @@ class Gauges:
             )
         else:
             cache = MonitoringGroups(str(mount.path), files=HOST_FILES, locks=HOST_LOCKS, prefix=prefix)
-            for name in cache.names():
-                cache.unwatch(name)
+            try:
+                for name in cache.names():
+                    cache.unwatch(name)
+                with _watched(cache, {"probe": [os.getpid()]}):
+                    pass
+            except IsolationError as error:
+                cache = None
+                missing.append(f"no cache monitoring (occupancy, memory bandwidth): {error}")
         return cls(has_counters=has_counters, cache=cache, missing=tuple(missing))
 
     @contextmanager
     def watching(self, members: Mapping[str, Sequence[int]]) -> Iterator[Callable[[float], Told]]:
-        """Watch the processes of each member; ask at the end, with the seconds they were let run.
+        """Watch the processes of each member and their descendants; ask at the end, with the seconds they were let run.
 
-        Raises MemberUnconfined when a member cannot be watched on a host that can.
+        Where the cache's monitoring ids are all in use for now, it is not told. Raises MemberUnconfined when a member
+        cannot be watched otherwise on a host that can.
         """
         with ExitStack() as cleanup:
             counters = {}
@@ -70,7 +79,7 @@ class Gauges:
                     for name, pids in members.items():
                         tids = [one.tid for one in _threads(pids)]
                         counters[name] = cleanup.enter_context(Counters(tids, HARDWARE))
-                occupied = cleanup.enter_context(_watched(self.cache, members)) if self.cache else _nothing
+                occupied = cleanup.enter_context(_watched_if_free(self.cache, members)) if self.cache else _nothing
             except (CountersUnavailable, IsolationError) as error:
                 raise MemberUnconfined(f"{error}; the host could be measured when the campaign began") from error
             yield lambda elapsed_s: {
@@ -97,6 +106,19 @@ def _watched(
         yield told
 
 
+@contextmanager
+def _watched_if_free(
+    cache: MonitoringGroups, members: Mapping[str, Sequence[int]]
+) -> Iterator[Callable[[str, float], dict[str, float]]]:
+    """Watch, or tell nothing where ids are short: the kernel gives one back only when its lines have left the cache."""
+    with ExitStack() as cleanup:
+        try:
+            told = cleanup.enter_context(_watched(cache, members))
+        except OutOfRmids:
+            told = _nothing
+        yield told
+
+
 def _nothing(_name: str, _elapsed_s: float) -> dict[str, float]:
     return {}
 
@@ -112,4 +134,4 @@ def _counted(counters: Counters, elapsed_s: float) -> dict[str, float]:
 
 
 def _threads(pids: Sequence[int]) -> tuple[ThreadId, ...]:
-    return tuple(one for pid in pids for one in threads(pid, files=HOST_FILES))
+    return tuple(one for pid in sorted(family(set(pids))) for one in threads(pid, files=HOST_FILES))

@@ -45,7 +45,11 @@ slowdown
 
 relief
     The share of a slowdown that an isolation takes away: 1 - (SF with - 1) / (SF without - 1), of medians. 100
-    % = all of it, 0 % = nothing, below 0 = it made matters worse.
+    % = all of it, 0 % = nothing, below 0 = it made matters worse. What the isolation itself costs is not in it.
+
+time, with / without
+    For the same work under an isolation over the same under none, in runs of one repetition. Alone it is the
+    price of the isolation (fewer CPUs, less cache); together what it gains (below 1) or loses in all.
 
 composition, rule
     How slowdowns beside one neighbour at a time make the slowdown beside all of them. Sum of excesses: 1 + the
@@ -61,7 +65,8 @@ CIS, cache interference
 
 TLS, tail-latency sensitivity
     (P99 together - P99 alone) / P99 alone of the time between tokens; P99 = 99th percentile. 1 = the slowest
-    hundredth of tokens takes twice as long.
+    hundredth of tokens takes twice as long. Of few tokens P99 is nearly the slowest, and windows together are
+    longer than those alone: it tells of tails, not of the same work as SF does.
 
 TTFT
     Time to the first token of a turn; in tables as the ratio together / alone.
@@ -70,12 +75,12 @@ TBT
     Time between two tokens that follow each other.
 
 TTLT
-    Time to the last token of a turn: the whole answer; in tables as the ratio together / alone.
+    Time to the last token of a turn: the whole answer; in tables as the ratio together / alone. TTFT and TTLT
+    are medians of the turns that each window saw, which are not the same turns; only SF compares the same work.
 
 burstiness index
-    Spread of the time between tokens of one stream over its mean, sigma / mu, pauses included; the median of
-    the windows alone. 0 = like clockwork, 1 = like
-    chance, more = in bursts.
+    Spread of the time between tokens of one stream over its mean, sigma / mu, pauses included; the mean over
+    the windows alone. 0 = like clockwork, 1 = like chance, more = in bursts.
 
 95 % interval
     Where the true value lies, by a procedure that is right in 95 of 100 cases. Medians by resampling the runs
@@ -98,7 +103,8 @@ ANOVA, partial eta², omega²
     eta²: share of what a factor and the noise make up; omega²: its share of all variance, without bias.
 
 power
-    Probability that an effect of a given size is found.
+    Probability that an effect of a given size is found, by one test alone at alpha 0.05; Holm's correction
+    makes it less.
 
 noise
     In the table of cells: robust coefficient of variation between repetitions, 1.4826 x median distance from

@@ -6,13 +6,13 @@ import importlib.util
 import subprocess
 from pathlib import Path
 
-from benchmarks.design import Cell, Design
+from benchmarks.design import Design
 from benchmarks.environment import read_environment
 from benchmarks.errors import BenchmarkError
 from benchmarks.gauges import Gauges
 from benchmarks.host_class import Host, host_class, memory_gib, read_instance
 from benchmarks.runner import Setting
-from benchmarks.seats import infeasible, lacking
+from benchmarks.seats import lacking
 from isolation.enforcer import Enforcer
 from isolation.errors import CgroupRefused
 from isolation.topology import read_topology
@@ -46,16 +46,10 @@ def host_setting(design: Design, folder: Path, *, revision: str) -> Setting:
         enforcer=enforcer,
         cache=cache,
         lacking=without,
+        no_agents=no_agents(),
         gauges=gauges,
         revision=revision,
     )
-
-
-def infeasible_here(setting: Setting, cell: Cell) -> str:
-    """Say why this host cannot do the cell; empty = it can."""
-    if setting.design.agents_of(cell) and importlib.util.find_spec("llama_cpp") is None:
-        return "llama-cpp-python is not installed (extra `bench`; `make setup` installs it)"
-    return infeasible(cell, setting.topology, setting.cache, setting.lacking)
 
 
 def source_revision() -> str:
@@ -75,12 +69,20 @@ def source_revision() -> str:
 
 
 def remove_orphans(enforcer: Enforcer) -> None:
-    """Remove groups of a campaign in the same folder that was killed; raises BenchmarkError for one in use."""
+    """Remove what a killed campaign in the same folder left in the kernel; raises BenchmarkError for what is in use."""
     for name in enforcer.groups():
         try:
             enforcer.remove_orphan(name)
         except CgroupRefused as error:
             raise BenchmarkError(f"a killed campaign left group {name!r} with living processes: {error}") from error
+    if left := enforcer.remove_empty_classes():
+        raise BenchmarkError(f"a killed campaign left classes of resctrl: {'; '.join(left)}")
+
+
+def no_agents() -> str:
+    """Say why agents cannot be run here; empty = they can."""
+    missing = [name for name in ("llama_cpp", "gguf") if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed (extra `bench`; `make setup` installs it)" if missing else ""
 
 
 def _no_ways(has_resctrl: bool) -> str:  # noqa: FBT001 - one fact

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,34 @@ def welch(first: npt.ArrayLike, second: npt.ArrayLike, *, alternative: Alternati
         return replace(asked, reason=reason)
     found = _found(lambda: stats.ttest_ind(*groups, equal_var=False, alternative=alternative))
     return _settled(asked, found, (float(found.df),))
+
+
+def pooled_t(
+    first: npt.ArrayLike, second: npt.ArrayLike, *, strata: int = 1, alternative: Alternative = "two-sided"
+) -> Significance:
+    """Test whether two groups of one spread have one mean, by Student's t; "greater": the first is.
+
+    strata: of how many strata the mean was taken off both groups before; all but one cost a degree of freedom.
+    """
+    groups = as_sample(first), as_sample(second)
+    asked = Significance(test="pooled t", alternative=alternative, sizes=(groups[0].size, groups[1].size))
+    if reason := group_flaw(groups):
+        return replace(asked, reason=reason)
+    degrees = asked.n - 1 - strata
+    if degrees < 1:
+        return replace(asked, reason=f"{asked.n} values of {strata} strata leave no noise to test against")
+    ours, theirs = groups
+    with unwarned():
+        error = pooled_deviation(ours, theirs, degrees) * math.sqrt(1 / ours.size + 1 / theirs.size)
+        t = float((ours.mean() - theirs.mean()) / np.float64(error))
+    tails = {"greater": stats.t.sf(t, degrees), "less": stats.t.cdf(t, degrees)}
+    p = tails.get(alternative, 2 * stats.t.sf(abs(t), degrees))
+    return _settled(asked, SimpleNamespace(statistic=t, pvalue=p), (float(degrees),))
+
+
+def pooled_deviation(first: FloatArray, second: FloatArray, degrees: int) -> float:
+    """Give the standard deviation within two groups, with that many degrees of freedom."""
+    return math.sqrt(float((first.size * first.var() + second.size * second.var()) / degrees))
 
 
 def mann_whitney(

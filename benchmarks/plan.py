@@ -10,7 +10,6 @@ from rich.table import Table
 
 from benchmarks.design import Cell, Design, Isolation, Part, parse_design
 from benchmarks.errors import DesignInvalid
-from benchmarks.host_setting import infeasible_here
 from benchmarks.runner import Setting
 from benchmarks.service import found_entry
 
@@ -38,14 +37,20 @@ def extended(design: Design, extra: str) -> Design:
 
 
 def chosen_cells(setting: Setting, parts: list[Part] | None, cells: str | None, reps: int | None) -> Design:
-    """Leave of the design what the options ask for; raises DesignInvalid when that is nothing."""
+    """Leave of the design what the options ask for; raises DesignInvalid when that is nothing.
+
+    Without a part: the cells of the services that were added, if any were, else the factorial part.
+    """
+    design = setting.design
     wanted = parts or [Part.FACTORIAL]
+    if parts is None and (added := design.beside_services()):
+        design, wanted = design.only(added), [Part.BREADTH]
     if cells is None or not cells.isdecimal():
-        return setting.design.chosen(wanted, cells=cells, repetitions=reps)
+        return design.chosen(wanted, cells=cells, repetitions=reps)
     if int(cells) == 0:
         raise DesignInvalid("--cells '0' leaves nothing to measure: give a number from 1, or a pattern")
-    chosen = setting.design.chosen(wanted, repetitions=reps)
-    return chosen.some(int(cells), (cell for cell in chosen.repetitions if not infeasible_here(setting, cell)))
+    chosen = design.chosen(wanted, repetitions=reps)
+    return chosen.some(int(cells), (cell for cell in chosen.repetitions if not setting.infeasible(cell)))
 
 
 def run_s(design: Design, cell: Cell) -> float:

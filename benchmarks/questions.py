@@ -121,20 +121,32 @@ def relieving(reliefs: Sequence[ReliefSummary]) -> Question:
         numbers |= {
             f"{key}: pairs": one.pairs,
             f"{key}: slowed": one.slowed,
+            f"{key}: tested": one.tested,
             f"{key}: better (Holm)": one.better,
+            f"{key}: worse (95 % interval of the ratio above 1)": one.worse,
             f"{key}: median relief": relief.estimate,
             f"{key}: median relief lower": relief.lower,
             f"{key}: median relief upper": relief.upper,
+            f"{key}: time alone, with / without": one.price.estimate,
+            f"{key}: time together, with / without": one.net.estimate,
+            f"{key}: time together, lower": one.net.lower,
+            f"{key}: time together, upper": one.net.upper,
         }
         if one.slowed:
             ends = "" if relief.reason else f" (95 % interval {relief.lower:.0%} to {relief.upper:.0%})"
             told.append(
                 f"{one.isolation} takes {relief.estimate:.0%} of the {side} side's slowdown away{ends}, at the "
                 f"median of the {one.slowed} pairs of cells that were slowed; better beyond chance in {one.better} of "
-                f"{one.pairs}"
+                f"{one.tested} tested"
             )
         else:
             told.append(f"{one.isolation} has nothing to relieve on the {side} side in {one.pairs} pairs of cells")
+        if math.isfinite(one.net.estimate):
+            told.append(
+                f"its own price counted in, the same work beside the others takes {one.net.estimate:.2f} times as long "
+                f"as without it (alone {one.price.estimate:.2f} times; faster in {one.faster}, slower in {one.slower} "
+                f"of {one.pairs})"
+            )
     return Question(name="relief", question=asked, answered=True, answer="; ".join(told) + ".", numbers=numbers)
 
 

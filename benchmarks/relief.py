@@ -3,6 +3,7 @@
 relief = 1 - (SF with - 1) / (SF without - 1), of medians: 1 = all of it, 0 = nothing, below 0 = it made matters worse.
 There is something to relieve only where the interval of the median SF without isolation lies above 1.02; elsewhere the
 denominator is noise, and relief is NaN with that reason. The ratio of medians, with / without, always exists.
+Neither counts what the isolation itself costs; `price` and `net` do (benchmarks/isolation_cost.py).
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from benchmarks.cells import Sample, Side
 from benchmarks.design import Isolation, Part
 from benchmarks.effect import Comparison, compare_groups
 from benchmarks.inference import holm
-from benchmarks.interval import Interval, bootstrap_interval, median_interval
+from benchmarks.interval import Interval, bootstrap_interval, least_units, median_interval
+from benchmarks.isolation_cost import TimeRatios, time_ratios
+from benchmarks.runs import Run
 from benchmarks.sample import FloatArray
 from benchmarks.statistical_power import ALPHA
 
-_SLOWED = 1.02  #: about what a median is known to; dividing by less excess tells of noise only
+CONFIDENCE = 0.95
+SLOWED = 1.02  #: about what a median is known to; dividing by less excess tells of noise only
+_NO_RATIOS = TimeRatios(alone=np.empty(0), together=np.empty(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,19 +43,26 @@ class Relief:
     with_it: Interval  #: median SF under `isolation`
     relief: Interval
     ratio: Interval  #: of medians, with / without: below 1 is better
+    price: Interval  #: median of the time for the same work alone, with / without: above 1 is slower
+    net: Interval  #: likewise of the time together: below 1 the isolation gains more than it costs
+    prices: tuple[float, ...]  #: of each repetition
+    nets: tuple[float, ...]
     comparison: Comparison  #: of log SF, without less with; one-sided: without is greater
     p_holm: float  #: of its Welch t, over the pairs of one side and isolation
 
 
-def reliefs(samples: Sequence[Sample], isolation: Isolation, *, seed: int = 0) -> tuple[Relief, ...]:
+def reliefs(
+    good: Sequence[Run], samples: Sequence[Sample], isolation: Isolation, *, seed: int = 0
+) -> tuple[Relief, ...]:
     """Compare every cell of part "factorial" under that isolation with the same one under none."""
+    ratios = time_ratios(good, isolation)
     cells = {
         (one.members, one.side, one.isolation): one
         for one in samples
         if one.part is Part.FACTORIAL and one.known.size and one.isolation in {Isolation.NONE, isolation}
     }
     found = [
-        _relief(cells[members, side, Isolation.NONE], one, seed)
+        _relief(cells[members, side, Isolation.NONE], one, ratios.get((members, one.member.workload), _NO_RATIOS), seed)
         for (members, side, kind), one in cells.items()
         if kind is isolation and (members, side, Isolation.NONE) in cells
     ]
@@ -71,12 +83,22 @@ class ReliefSummary:
     pairs: int
     slowed: int  #: pairs with something to relieve
     better: int  #: pairs whose p_holm is below 0.05
-    relief: Interval  #: median over the slowed pairs of their relief; every cell resampled for itself
+    tested: int  #: pairs with a p
+    worse: int  #: pairs whose interval of the ratio lies above 1; each for itself, not corrected
+    relief: Interval  #: median over the slowed pairs of their relief, see `over_pairs`
+    price: Interval  #: median over all pairs, likewise
+    net: Interval
+    faster: int  #: pairs whose interval of `net` lies below 1; each for itself, not corrected
+    slower: int  #: above 1
 
 
 def summarised(samples: Sequence[Sample], found: Sequence[Relief], *, seed: int = 0) -> tuple[ReliefSummary, ...]:
     """Summarise what `reliefs` found of these samples."""
-    cells = {(tuple(map(str, one.members)), one.side, one.isolation): one.known for one in samples}
+    cells = {
+        (tuple(map(str, one.members)), one.side, one.isolation): one.known
+        for one in samples
+        if one.part is Part.FACTORIAL
+    }
     groups: dict[tuple[Side, Isolation], list[Relief]] = {}
     for one in found:
         groups.setdefault((one.side, one.isolation), []).append(one)
@@ -96,23 +118,33 @@ def summarised(samples: Sequence[Sample], found: Sequence[Relief], *, seed: int 
                 pairs=len(group),
                 slowed=len(slowed),
                 better=sum(one.p_holm < ALPHA for one in group),
+                tested=sum(math.isfinite(one.p_holm) for one in group),
+                worse=sum(one.ratio.lower > 1 for one in group),
                 relief=relief if slowed else replace(relief, reason="no pair of cells has anything to relieve"),
+                price=over_pairs(np.median, [np.array(one.prices) for one in group if one.prices], seed=seed),
+                net=over_pairs(np.median, [np.array(one.nets) for one in group if one.nets], seed=seed),
+                faster=sum(one.net.upper < 1 for one in group),
+                slower=sum(one.net.lower > 1 for one in group),
             )
         )
     return tuple(summaries)
 
 
-def over_pairs(
-    share: Callable[..., FloatArray], without: Sequence[FloatArray], with_it: Sequence[FloatArray], *, seed: int = 0
-) -> Interval:
-    """Give the median over pairs of cells of share(without, with, axis=-1), every cell resampled for itself."""
+def over_pairs(share: Callable[..., FloatArray], *columns: Sequence[FloatArray], seed: int = 0) -> Interval:
+    """Give the median over pairs of cells of share(of each column one, axis=-1), every array resampled for itself.
+
+    Pairs with too few runs for an interval are left out where others have enough: one would take it from all.
+    """
+    pairs = list(zip(*columns, strict=True))
+    enough = [pair for pair in pairs if min(one.size for one in pair) >= least_units(CONFIDENCE)]
+    flat = [one for pair in enough or pairs for one in pair]
 
     def median(*drawn: FloatArray, axis: int = -1) -> FloatArray:
-        half = len(drawn) // 2
-        shares = [share(one, other, axis=axis) for one, other in zip(drawn[:half], drawn[half:], strict=True)]
+        width = len(columns)
+        shares = [share(*drawn[at : at + width], axis=axis) for at in range(0, len(drawn), width)]
         return np.asarray(np.median(shares, axis=0))
 
-    return bootstrap_interval(median, *(without or [np.empty(0)]), *(with_it or [np.empty(0)]), seed=seed)
+    return bootstrap_interval(median, *(flat or [np.empty(0)]), confidence=CONFIDENCE, seed=seed)
 
 
 def relieved_share(without: FloatArray, with_it: FloatArray, axis: int = -1) -> FloatArray:
@@ -124,17 +156,17 @@ def _ratio(without: FloatArray, with_it: FloatArray, axis: int = -1) -> FloatArr
     return np.asarray(np.median(with_it, axis=axis) / np.median(without, axis=axis))
 
 
-def _relief(without: Sample, with_it: Sample, seed: int) -> Relief:
+def _relief(without: Sample, with_it: Sample, ratios: TimeRatios, seed: int) -> Relief:
     traditional, agent, _, concurrency = with_it.factors
     before, after = without.known, with_it.known
     median = median_interval(before, seed=seed)
     relief = bootstrap_interval(relieved_share, before, after, seed=seed)
-    if not median.lower > _SLOWED:  # NaN compares false
+    if not median.lower > SLOWED:  # NaN compares false
         # Too few runs for an interval: the estimate stands, with the reason why it has no ends.
-        keeps = math.isnan(median.lower) and median.estimate > _SLOWED
+        keeps = math.isnan(median.lower) and median.estimate > SLOWED
         nothing = (
             f"nothing to relieve: median SF without isolation is {median.estimate:.3f}, its interval reaches "
-            f"below {_SLOWED}"
+            f"below {SLOWED}"
         )
         relief = replace(
             relief,
@@ -154,6 +186,10 @@ def _relief(without: Sample, with_it: Sample, seed: int) -> Relief:
         with_it=median_interval(after, seed=seed),
         relief=relief,
         ratio=bootstrap_interval(_ratio, before, after, seed=seed),
+        price=median_interval(ratios.alone, seed=seed),
+        net=median_interval(ratios.together, seed=seed),
+        prices=tuple(ratios.alone.tolist()),
+        nets=tuple(ratios.together.tolist()),
         comparison=compare_groups(np.log(before), np.log(after), alternative="greater"),
         p_holm=math.nan,
     )

@@ -17,6 +17,7 @@ from benchmarks.glossary import GLOSSARY
 from benchmarks.host_class import Host
 from benchmarks.matrix import AGENTS, ISOLATIONS, NEIGHBOURS
 from benchmarks.page import definitions, figure, grades, heading, listing, page, paragraph, table, verdict
+from benchmarks.relief import SLOWED
 from benchmarks.runs import Run
 from benchmarks.sensitivity_scale import GRADE_ENDS_SF
 from benchmarks.statistical_power import ALPHA
@@ -225,12 +226,13 @@ def _extremes(effects: Sequence[CellEffect], side: Side) -> str:
         return f"{SIDE_NAMES[side].capitalize()}: no good run."
     ordered = sorted(effects, key=lambda one: one.slowdown.estimate)
     least, most = ordered[0], ordered[-1]
-    beyond = sum(one.t_p_holm < ALPHA and one.effect.d > 0 for one in effects)
+    tested = [one for one in effects if math.isfinite(one.t_p_holm)]
+    beyond = sum(one.t_p_holm < ALPHA and one.effect.d > 0 for one in tested)
     return (
         f"{SIDE_NAMES[side].capitalize()}: the median SF is largest for {most.member} in {most.cell} "
         f"({most.slowdown.estimate:.2f}) and least for {least.member} in {least.cell} "
-        f"({least.slowdown.estimate:.2f}); slowed beyond chance (Holm, {ALPHA:g}) in {beyond} of {len(effects)} "
-        "members of cells."
+        f"({least.slowdown.estimate:.2f}); slowed beyond chance (Holm, {ALPHA:g}) in {beyond} of {len(tested)} "
+        f"members of cells tested ({len(effects)} measured)."
     )
 
 
@@ -259,8 +261,11 @@ def _factors(given: Material) -> str:
 def _isolation(given: Material) -> str:
     told = (
         "Relief is the share of a slowdown that isolation takes away. There is something to relieve only where the "
-        "interval of the median SF without isolation lies above 1.02; the ratio of medians is told for every pair of "
-        "cells."
+        f"interval of the median SF without isolation lies above {SLOWED}; the ratio of medians is told for every "
+        "pair of cells. SF compares with the same member alone under the same isolation, so what isolation itself "
+        "takes away (fewer CPUs, less cache) is not in it. That is told by time: for the same work, in runs of one "
+        "repetition, with isolation over without it; alone it is the price of the isolation, together what is left of "
+        "its gain."
     )
     return (
         paragraph(told)
@@ -335,6 +340,13 @@ def _limits(given: Material) -> Iterable[str]:
             yield f"Part {part}: of {cells} cells {', '.join(told)}."
     for (what, reason), count in _gaps(found.effects).items():
         yield f"{what} unknown for {_counted(count, 'member')} of cells: {reason}."
+    if untold := sum(one.unknown for one in found.effects):
+        yield (
+            f"{_counted(untold, 'slowdown')} of good runs unknown, as the member did nothing that could be counted "
+            "beside the others: these are slow ones, so medians of their cells are rather too low."
+        )
+    if len(found.instances) > 1:
+        yield "Intervals of medians take all runs as of one host instance; the analysis of variance tells them apart."
     yield "Windows last seconds: what happens less often, such as long pauses of agents, is not seen."
     yield "Runs of one block share the hour, so they are not fully independent of each other."
     if not any(one.part is Part.BREADTH for one in found.effects):

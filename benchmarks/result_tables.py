@@ -37,7 +37,7 @@ def _cells(effects: Sequence[CellEffect]) -> Table:
             Column(key="side"),
             Column(key="isolation"),
             Column(key="n", heading="n", form="d"),
-            Column(key="unknown", form="d"),
+            Column(key="unknown", heading="untold", form="d"),
             *interval_columns("sf", "SF", ".2f"),
             Column(key="log_sf_standard_deviation"),
             Column(key="robust_cv_ratio", heading="noise", form=".1%"),
@@ -98,6 +98,10 @@ def _factors(found: Analysis) -> Table:
             Column(key="p_holm", heading="p (Holm)", form="p"),
             Column(key="partial_eta_squared", heading="partial eta²", form=".3f"),
             Column(key="omega_squared", heading="omega²", form=".3f"),
+            Column(key="eta_squared"),
+            Column(key="residual_degrees", heading="residual df", form="d"),
+            Column(key="n", heading="values", form="d"),
+            Column(key="r_squared"),
         ),
         rows=tuple(
             (
@@ -110,6 +114,10 @@ def _factors(found: Analysis) -> Table:
                 one.p_holm[term.name],
                 term.partial_eta_squared,
                 term.omega_squared,
+                term.eta_squared,
+                one.table.residual_degrees,
+                one.table.n,
+                one.table.r_squared,
             )
             for one in found.factors
             for term in one.table.terms
@@ -128,7 +136,9 @@ def _reliefs(found: Analysis) -> Table:
             Column(key="sf_without", heading="SF without", form=".2f"),
             Column(key="sf_with", heading="SF with", form=".2f"),
             *interval_columns("relief", "relief", ".0%"),
-            *interval_columns("ratio", "with / without", ".2f"),
+            *interval_columns("ratio", "SF with / without", ".2f"),
+            *interval_columns("price", "time alone, with / without", ".2f", with_ends=False),
+            *interval_columns("net", "time together, with / without", ".2f"),
             Column(key="d", heading="d", form=".2f"),
             Column(key="d", form=".2f", has_ends=True),
             Column(key="welch_p"),
@@ -143,6 +153,8 @@ def _reliefs(found: Analysis) -> Table:
                 one.with_it.estimate,
                 *interval_values(one.relief),
                 *interval_values(one.ratio),
+                *interval_values(one.price),
+                *interval_values(one.net),
                 one.comparison.effect.d,
                 (one.comparison.effect.lower, one.comparison.effect.upper),
                 one.comparison.welch.p,
@@ -162,11 +174,30 @@ def _relief_summaries(found: Analysis) -> Table:
             Column(key="side", heading="side", form="term"),
             Column(key="pairs", heading="pairs of cells", form="d"),
             Column(key="slowed", heading="slowed without it", form="d"),
-            Column(key="better", heading="better beyond chance", form="d"),
+            Column(key="tested", heading="tested", form="d"),
+            Column(key="better", heading="SF better beyond chance", form="d"),
+            Column(key="worse", heading="SF worse (each for itself)", form="d"),
             *interval_columns("median_relief", "median relief", ".0%"),
+            *interval_columns("price", "time alone, with / without", ".2f"),
+            *interval_columns("net", "time together, with / without", ".2f"),
+            Column(key="faster", heading="faster in all", form="d"),
+            Column(key="slower", heading="slower in all", form="d"),
         ),
         rows=tuple(
-            (str(one.isolation), str(one.side), one.pairs, one.slowed, one.better, *interval_values(one.relief))
+            (
+                str(one.isolation),
+                str(one.side),
+                one.pairs,
+                one.slowed,
+                one.tested,
+                one.better,
+                one.worse,
+                *interval_values(one.relief),
+                *interval_values(one.price),
+                *interval_values(one.net),
+                one.faster,
+                one.slower,
+            )
             for one in found.relief_summaries
         ),
     )
@@ -281,7 +312,7 @@ def _noise(found: Analysis) -> Table:
 def _power(found: Analysis) -> Table:
     return Table(
         name="power",
-        title="What the repetitions can find",
+        title="What the repetitions can find, at alpha 0.05 for one test alone (less after Holm's correction)",
         columns=(
             Column(key="part", heading="part"),
             Column(key="cells", heading="cells with good runs", form="d"),

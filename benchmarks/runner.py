@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.colocation import Stage
 from benchmarks.crew import Crew
 from benchmarks.design import Cell, Design, Isolation, Step
-from benchmarks.errors import BenchmarkError
+from benchmarks.errors import BenchmarkError, CampaignStuck
 from benchmarks.gauges import Gauges
 from benchmarks.host_class import Host
 from benchmarks.quiet import DRIFT_FACTOR, OTHERS_RATIO, STEAL_RATIO, Probes, disturbance, look
@@ -31,7 +31,7 @@ from isolation.resctrl_info import CacheControl
 from isolation.topology import Topology
 
 ATTEMPTS = 3  #: of a run that failed or was disturbed, unless told otherwise
-_ENDED = frozenset({Outcome.OK, Outcome.NOT_APPLICABLE})
+_MOST_FAILURES = 10  #: in a row: then something is wrong that the next run will not mend
 
 #: Told after each run: it, how many of how many are done, seconds left (NaN = unknown).
 OnRun = Callable[[Run, int, int, float], None]
@@ -47,8 +47,15 @@ class Setting:
     enforcer: Enforcer
     cache: CacheControl | None  #: None = no cache ways to give
     lacking: Mapping[Isolation, str]
+    no_agents: str = ""  #: why agents cannot be run here
     gauges: Gauges
     revision: str
+
+    def infeasible(self, cell: Cell) -> str:
+        """Say why this host cannot do a cell; empty = it can."""
+        if self.no_agents and self.design.agents_of(cell):
+            return self.no_agents
+        return infeasible(cell, self.topology, self.cache, self.lacking)
 
 
 @dataclass(slots=True)
@@ -61,17 +68,23 @@ class Campaign:
     probes: Probes = field(default_factory=Probes)
 
     def run(self, steps: Sequence[Step], on_run: OnRun, *, limit: int | None = None) -> None:
-        """Do what is not done yet, at most `limit` runs of it; raises RunsUnwritable, IsolationError."""
-        due = remaining(steps, self.log.runs, self.attempts)
+        """Do what is not done yet, at most `limit` runs of it.
+
+        Raises RunsUnwritable, IsolationError, and CampaignStuck when one run after the other fails.
+        """
+        due = remaining(steps, self.log.runs, self.attempts, self.setting.infeasible)
         if limit is not None:
             due = self._first(due, limit)
-        done, costly = 0, [step for step in due if not self._infeasible(step.cell)]
+        done, costly = 0, [step for step in due if not self.setting.infeasible(step.cell)]
         took_s: list[float] = []
-        left = len(costly)
-        for _, block in groupby(due, key=lambda step: step.block):
+        left, failures = len(costly), 0
+        for _, block in groupby(due, key=lambda step: (step.cell.part, step.block)):
             for run in self._block(list(block)):
                 self.log.append(run)
                 done += 1
+                failures = failures + 1 if run.outcome is Outcome.FAILED else 0
+                if failures == _MOST_FAILURES:
+                    raise CampaignStuck(f"{failures} runs in a row failed, the last one because: {run.reason}")
                 if run.outcome is not Outcome.NOT_APPLICABLE:
                     took_s.append(run.took_s)
                     left = max(0, left - 1)
@@ -82,7 +95,7 @@ class Campaign:
         """Cut off after so many that take time."""
         kept: list[Step] = []
         for step in due:
-            if not self._infeasible(step.cell):
+            if not self.setting.infeasible(step.cell):
                 if limit == 0:
                     break
                 limit -= 1
@@ -93,20 +106,22 @@ class Campaign:
         """Yield the runs of one block; those that went wrong are tried again at its end."""
         with tempfile.TemporaryDirectory(prefix="cotenant-experiment-") as folder, Stage(Path(folder)) as stage:
             crew = Crew(stage, self.setting.design.workloads, self.setting.gauges, seed=steps[0].block)
-            tried = Counter(run.key for run in self.log.runs)
+            recorded = Counter(run.key for run in self.log.runs)
+            tried = _tried(self.log.runs)
             while steps:
                 again: list[Step] = []
                 for step in steps:
                     tried[step.key] += 1
-                    run = self._one(crew, step, tried[step.key])
-                    if run.outcome not in _ENDED and tried[step.key] < self.attempts:
+                    recorded[step.key] += 1
+                    run = self._one(crew, step, recorded[step.key])
+                    if run.outcome in {Outcome.FAILED, Outcome.DISTURBED} and tried[step.key] < self.attempts:
                         again.append(step)
                     yield run
                 steps = again
 
     def _one(self, crew: Crew, step: Step, attempt: int) -> Run:
         started_unix_s, started_s = time.time(), time.monotonic()
-        outcome, reason = Outcome.NOT_APPLICABLE, self._infeasible(step.cell)
+        outcome, reason = Outcome.NOT_APPLICABLE, self.setting.infeasible(step.cell)
         measured = _Measured()
         if not reason:
             try:
@@ -114,7 +129,7 @@ class Campaign:
                 started_s = time.monotonic()  # what all runs of the block share is not this one's time
                 measured = self._measure(crew, step.cell)
                 outcome, reason = judged(measured)
-            except (BenchmarkError, IsolationError) as error:
+            except (BenchmarkError, IsolationError, OSError) as error:
                 outcome, reason = Outcome.FAILED, f"{type(error).__name__}: {error}"
                 crew.stage.end_dead()
         return Run(
@@ -168,10 +183,6 @@ class Campaign:
         specs = seats(cell, self.setting.topology, self.setting.cache)
         return tuple(str(specs[member.workload].cpus) for member in cell.members) if specs else ()
 
-    def _infeasible(self, cell: Cell) -> str:
-        setting = self.setting
-        return infeasible(cell, setting.topology, setting.cache, setting.lacking)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
@@ -198,12 +209,25 @@ def judged(measured: _Measured) -> tuple[Outcome, str]:
     return (Outcome.DISTURBED, "; ".join(reasons)) if reasons else (Outcome.OK, "")
 
 
-def remaining(steps: Iterable[Step], runs: Iterable[Run], attempts: int) -> list[Step]:
-    """Give the steps still to be run: those without a good run that were not tried often enough."""
-    ended: set[tuple[str, int]] = set()
-    tried: Counter[tuple[str, int]] = Counter()
-    for run in runs:
-        tried[run.key] += 1
-        if run.outcome in _ENDED:
-            ended.add(run.key)
-    return [step for step in steps if step.key not in ended and tried[step.key] < attempts]
+def remaining(
+    steps: Iterable[Step], runs: Iterable[Run], attempts: int, infeasible_here: Callable[[Cell], str]
+) -> list[Step]:
+    """Give the steps still to be run: those without a good run that were not tried often enough.
+
+    What was not applicable is recorded once, and done when the host can do it by now.
+    """
+    known = list(runs)
+    good = {run.key for run in known if run.outcome is Outcome.OK}
+    skipped = {run.key for run in known if run.outcome is Outcome.NOT_APPLICABLE}
+    tried = _tried(known)
+    return [
+        step
+        for step in steps
+        if step.key not in good
+        and tried[step.key] < attempts
+        and not (step.key in skipped and infeasible_here(step.cell))
+    ]
+
+
+def _tried(runs: Iterable[Run]) -> Counter[tuple[str, int]]:
+    return Counter(run.key for run in runs if run.outcome is not Outcome.NOT_APPLICABLE)

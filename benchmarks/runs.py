@@ -78,7 +78,7 @@ class Run:
     isolation: Isolation
     cpus: tuple[str, ...] = ()  #: of each member, as in "0-3,8"; empty = left to the kernel
     repetition: int  #: from 0
-    attempt: int  #: from 1; a disturbed or failed run is tried again
+    attempt: int  #: from 1; a disturbed or failed run is tried again, and what was not applicable when it can be done
     block: int
     seed: int
     revision: str  #: of the source; "+" = with changes

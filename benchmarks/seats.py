@@ -1,7 +1,8 @@
 """Where the members of a cell are put under each isolation, and why a host cannot do a cell. Pure.
 
-All members are put into the first last-level cache domain, so that there is something to interfere about. Pinning
-deals its cores out in turn; where there are fewer cores than members some share one. Ways are split evenly.
+All members are put into the first last-level cache domain, so that there is something to interfere about; also under
+"none" where the host has others, so that cells differ in isolation only. Pinning deals its cores out in turn; where
+there are fewer cores than members some share one. Ways are split evenly.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ _WAYS = frozenset({Isolation.CAT, Isolation.COMBINED})
 
 def seats(cell: Cell, topology: Topology, cache: CacheControl | None) -> Mapping[str, IsolationSpec]:
     """Give what each member is confined to; empty = nothing is done. `cache` is needed where ways are split."""
-    if cell.isolation is Isolation.NONE:
-        return {}
     home = _home(topology)
+    if cell.isolation is Isolation.NONE and home == topology.usable:
+        return {}
     if cell.isolation is Isolation.STACKED:
         first = CpuSet.of([min(home)])
         return {member.workload: IsolationSpec(cpus=first) for member in cell.members}

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
 
 #: Median SF at which a workload leaves grade 1, 2, 3, 4: unnoticed, small, clear, severe (SF > 1.5), at least halved.
 GRADE_ENDS_SF = (1.05, 1.2, 1.5, 2.0)
 
 
-def grade(median_slowdown: float, *, ends_sf: Sequence[float] = GRADE_ENDS_SF) -> int | None:
+def grade(median_slowdown: float) -> int | None:
     """Give 1 (insensitive) to 5 for a median slowdown factor; None if it is unknown.
 
     Each grade holds its lower end: 1.05 is grade 2. Speed-ups are grade 1.
     """
     if math.isnan(median_slowdown):
         return None
-    return 1 + bisect.bisect_right(ends_sf, median_slowdown)
+    return 1 + bisect.bisect_right(GRADE_ENDS_SF, median_slowdown)

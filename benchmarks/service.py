@@ -68,7 +68,8 @@ def run(entry: Entry, topology: Topology, stop: Stop, progress: ProgressWriter) 
     """Start it with its load and pass on what it tells; raises WorkloadFailed when either ends."""
     usable = list(topology.usable)
     with ExitStack() as stack:
-        ready = stack.enter_context(staged(entry, CpuSet.of(usable[: entry.workload.cpus]), topology))
+        cpus = CpuSet.of(usable[: entry.workload.cpus])
+        ready = stack.enter_context(staged(entry, cpus, topology, load_apart=False))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cotenant-service-")))
         log = OutputLog(parse_metric(entry.metric))
         server = PinnedCommand(ready.command, topology.usable, folder, output=None if ready.driver is not None else log)

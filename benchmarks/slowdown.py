@@ -25,6 +25,16 @@ def solo_drift(readings: Sequence[Reading], member: str) -> float:
     return max(before_s, after_s) / min(before_s, after_s)
 
 
+def work_ratio(run: Run, other: Run, member: str, phases: Sequence[Phase]) -> float:
+    """Give the time for the same work in these windows of one run (their mean) / in those of another; NaN = unknown."""
+    windows = [one.reading(member, phase) for one in (run, other) for phase in phases]
+    known = [one for one in windows if one is not None]
+    if len(known) < len(windows):
+        return math.nan
+    times_s = _same_work_s(known)
+    return sum(times_s[: len(phases)]) / sum(times_s[len(phases) :])
+
+
 def tail_sensitivity(run: Run, member: str) -> float:
     """Give TLS of one member: (P99 together - P99 alone) / P99 alone of the time between tokens; NaN = unknown."""
     found = [run.reading(member, phase) for phase in (Phase.BEFORE, Phase.TOGETHER, Phase.AFTER)]
@@ -38,10 +48,14 @@ def _work_s(readings: Sequence[Reading], member: str, phases: Sequence[Phase]) -
     found = {one.phase: one for one in readings if one.member == member and one.phase in phases}
     if len(found) < len(phases):
         return (math.nan,) * len(phases)
-    windows = [found[phase] for phase in phases]
+    return _same_work_s([found[phase] for phase in phases])
+
+
+def _same_work_s(windows: Sequence[Reading]) -> tuple[float, ...]:
+    """Give the time that the same work took in each window, NaN for all if one did not tell."""
     if any(one.token_times_s for one in windows):
         count = min(len(one.token_times_s) for one in windows)
         times_s = [one.token_times_s[count - 1] if count else math.nan for one in windows]
     else:
         times_s = [1 / one.rate_per_s if one.rate_per_s else math.nan for one in windows]
-    return tuple(times_s) if all(one > 0 for one in times_s) else (math.nan,) * len(phases)
+    return tuple(times_s) if all(one > 0 for one in times_s) else (math.nan,) * len(windows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -35,12 +35,13 @@ def measure_profiles(
     *,
     measure: Callable[..., WorkloadProfile] = collect,
 ) -> list[WorkloadProfile]:
-    """Profile each workload of the design that has no profile yet; raises what the profiler raises.
+    """Profile each workload of the design that has no profile yet, on one CPU; raises what the profiler raises.
 
-    Services are left out: with their load they are more than one workload (`cotenant profile NAME`).
+    A service is profiled together with its load, as the experiment runs it: another profile than `cotenant profile
+    NAME` takes of the server alone.
     """
     store = ProfileStore(folder / FOLDER)
-    wanted = _workloads(design)
+    wanted = list(dict.fromkeys(member.workload for cell in design.repetitions for member in cell.members))
     known = set(store.names())
     found = []
     for number, workload in enumerate(wanted):
@@ -97,8 +98,3 @@ def families() -> dict[str, str]:
 def _program(line: CommandLine) -> str:
     """Give module and kind of work; options such as sizes and numbers of agents make variants."""
     return " ".join((line.module, *(one for one in line.arguments[:1] if not one.startswith("-"))))
-
-
-def _workloads(design: Design) -> list[str]:
-    used: Iterable[str] = (member.workload for cell in design.repetitions for member in cell.members)
-    return [name for name in dict.fromkeys(used) if not design.workloads[name].is_service]

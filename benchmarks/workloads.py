@@ -26,6 +26,7 @@ from benchmarks.stopping import Stop, positive_seconds
 from isolation.topology import read_topology
 from profiler.progress import ProgressWriter
 
+LATE_S = 0.25  #: within which every workload of our own writes a line
 _LINE_BYTES = 64
 _ASSUMED_LLC_BYTES = 32 << 20
 _SIZE = re.compile(r"(\d{1,15})\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
@@ -45,6 +46,7 @@ class Workload:
     unit: str  #: of "work"
     description: str
     replays: bool = False  #: stands still at SIGTSTP when its step is over, and begins anew when continued
+    late_s: float = LATE_S  #: how long past a window's end to wait for its next line, so that the end is covered
 
 
 def catalogue() -> tuple[Workload, ...]:

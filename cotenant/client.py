@@ -219,7 +219,8 @@ class Client:
     def report(self, observations: Iterable[tuple[str, float, float]], *, request_id: str | None = None) -> int:
         """Report measured slowdowns (workload, slowdown factor, window in seconds); gives how many were kept.
 
-        Kept are those of a placed workload with neighbours, all of them ACTIVE and with stored profiles.
+        Kept are those of a placed workload with neighbours, all of them ACTIVE and with stored profiles, when nobody
+        was placed, moved or released within the window.
         """
         request = placement_pb2.ReportObservationsRequest(
             request_id=_id(request_id),

@@ -270,6 +270,6 @@ def _bar() -> Progress:
 
 
 def _model_record(manifest: Manifest, active: str | None) -> dict[str, Any]:
-    hidden = {"feature_names", "training_low", "training_high"}
+    hidden = {"feature_names", "training_low", "training_high", "host"}
     shown = {key: value for key, value in asdict(manifest).items() if key not in hidden}
     return {"active": manifest.id == active, **shown}

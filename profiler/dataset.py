@@ -38,9 +38,9 @@ def default_dataset() -> str:
 
 
 def load_dataset(root: Path, fingerprint: str, on_damaged: Callable[[ProfilerError], None]) -> Dataset:
-    """Read what lies below a folder and is of this class of host; a damaged folder is handed over and left out."""
+    """Read a folder and those in it, what is of this class of host; a damaged one is handed over and left out."""
     found = Dataset()
-    for path in sorted(root.glob(f"*/{OBSERVATIONS}")):
+    for path in sorted([*root.glob(OBSERVATIONS), *root.glob(f"*/{OBSERVATIONS}")]):
         try:
             told = tuple(one for one in ObservationStore(path).load() if one.host_fingerprint == fingerprint)
             if told:

@@ -46,11 +46,10 @@ FEATURE_NAMES: tuple[str, ...] = (
     "llc_bytes",
 )
 
-#: Columns along which the predicted slowdown may only rise: sharing more, beside a greedier neighbour, never helps.
+#: Columns along which measured / prior may only rise: what the trees learn beside a greedier neighbour never helps.
+#: Not same_cpu and same_core: where the prior takes too much for sharing them, trees may learn it down.
 _RISING = frozenset(
     {
-        "same_cpu",
-        "same_core",
         "same_llc",
         "a_cpu_utilisation_ratio",
         "a_cache_pressure_ratio",

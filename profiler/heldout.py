@@ -94,8 +94,9 @@ def verdict(new: Scores, rival: Rival | None) -> Verdict:
     """
     if new.lowo_mape is None or new.prior_mape is None:
         return Verdict(better=False, reason="no workload could be held out, so nothing says that it is any good")
-    if new.lowo_mape >= new.prior_mape:
-        reason = f"held-out error {new.lowo_mape:.1%} does not beat the prior's {new.prior_mape:.1%}"
+    own = max(new.lowo_mape, new.families_mape or 0.0)  # a program it has never seen has no variants in training
+    if own >= new.prior_mape:
+        reason = f"held-out error {own:.1%} does not beat the prior's {new.prior_mape:.1%}"
         return Verdict(better=False, reason=reason)
     if rival is None:
         return Verdict(better=True, reason="")

@@ -1,4 +1,7 @@
-"""Slowdowns of pairs: prior times what the trees learned, with an interval. Pure, given a loaded model."""
+"""Slowdowns of pairs: prior times what the trees learned, with an interval. Pure, given a loaded model.
+
+Where the training data do not speak for a pair, the prior stands alone: trees know nothing of what they never saw.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,15 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from profiler.features import FEATURE_NAMES, PROFILE_COLUMNS, pair_rows, profile_digest
+from profiler.features import pair_rows, profile_digest
 from profiler.prior import prior
 from profiler.records import HostTraits, Relation, SlowdownEstimate, WorkloadProfile
 from profiler.registry import LoadedModel
+from profiler.training_range import TrainingRange
 
 #: Without a model nothing is calibrated: the truth is taken to lie within this factor of the prior.
 PRIOR_INTERVAL_FACTOR = 1.5
-#: A value this share of the training width outside the training range still counts as inside.
-_RANGE_SLACK = 0.05
-#: Share of a side's known features that may lie outside the training range.
-_STRANGE_SHARE = 0.2
-_SIDE = len(PROFILE_COLUMNS)
 
 
 class PairModel:
@@ -31,19 +29,19 @@ class PairModel:
         self._host = host
         self._half_width = self._known_half_width = math.log(PRIOR_INTERVAL_FACTOR)
         self._known: frozenset[str] = frozenset()
-        self._low = self._high = np.full(len(FEATURE_NAMES), math.nan)
+        self._range = TrainingRange((), ())
         self._other_host = False
         self.model_id = ""
         if loaded:
             manifest = loaded.manifest
             self.model_id = manifest.id
             self._other_host = manifest.host_fingerprint != host.fingerprint
+            if manifest.host is not None and not self._other_host:
+                self._host = manifest.host  # what the trees learned is left over from this prior, not from a newer one
             self._half_width = manifest.half_width_log
             self._known_half_width = manifest.known_half_width_log
             self._known = frozenset(manifest.known_profiles)
-            low, high = np.array(manifest.training_low, np.float64), np.array(manifest.training_high, np.float64)
-            slack = _RANGE_SLACK * (high - low) + 1e-6
-            self._low, self._high = low - slack, high + slack
+            self._range = TrainingRange(manifest.training_low, manifest.training_high)
 
     def estimate(
         self, pairs: Sequence[tuple[WorkloadProfile | None, WorkloadProfile | None, Relation]]
@@ -56,13 +54,15 @@ class PairModel:
         total, far = margin, np.zeros(len(pairs), bool)
         if self._forest is not None:
             rows = pair_rows(pairs, self._host)
-            total = self._forest.predict(rows, margin)
-            far = self._outside(rows)
+            far = self._range.outside(rows) | self._other_host
+            total = np.where(far, margin, self._forest.predict(rows, margin))
         estimates = []
         for pair, part, one_margin, log_slowdown, is_far in zip(pairs, parts, margin, total, far, strict=True):
             slowdown = math.exp(log_slowdown)
             known = not is_far and self._seen(pair[0]) and self._seen(pair[1])
             width = math.exp(self._known_half_width if known else self._half_width)
+            if is_far:
+                width = max(width, PRIOR_INTERVAL_FACTOR)
             estimates.append(
                 SlowdownEstimate(
                     slowdown=slowdown,
@@ -82,19 +82,3 @@ class PairModel:
     def _seen(self, profile: WorkloadProfile | None) -> bool:
         """Tell whether training saw exactly this profile, so that its way to react is known from other partners."""
         return bool(self._known) and profile is not None and profile_digest(profile) in self._known
-
-    def _outside(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Tell which rows the training data do not speak for.
-
-        That is: a model of another host; a side of which nothing is known; a relation never seen; or more than a
-        fifth of a side's known features outside what training saw. One stray feature costs little.
-        """
-        known = ~np.isnan(rows)
-        strange = known & (np.isnan(self._low) | (rows < self._low) | (rows > self._high))
-        far: NDArray[np.bool_] = strange[:, 2 * _SIDE :].any(axis=1)
-        for side in (slice(0, _SIDE), slice(_SIDE, 2 * _SIDE)):
-            count = known[:, side].sum(axis=1)
-            far |= (count == 0) | (strange[:, side].sum(axis=1) > _STRANGE_SHARE * count)
-        if self._other_host:
-            far[:] = True
-        return far

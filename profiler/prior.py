@@ -53,10 +53,10 @@ def prior(
     victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, relation: Relation, host: HostTraits
 ) -> PriorParts:
     """Say what the victim suffers beside one aggressor, from profiles and relation alone."""
-    utilisation_v = _utilisation(victim)
-    utilisation_a = _utilisation(aggressor)
-    waiting_v = 1.0 + _disk_wakes_per_s(victim) * utilisation_a * host.disk_wake_wait_s
-    waiting_a = 1.0 + _disk_wakes_per_s(aggressor) * utilisation_v * host.disk_wake_wait_s
+    utilisation_v = utilisation(victim)
+    utilisation_a = utilisation(aggressor)
+    waiting_v = 1.0 + disk_wakes_per_s(victim) * utilisation_a * host.disk_wake_wait_s
+    waiting_a = 1.0 + disk_wakes_per_s(aggressor) * utilisation_v * host.disk_wake_wait_s
     shared = waiting_v * _fair_share_factor(utilisation_v, utilisation_a / waiting_a)
     beside = relation.same_llc - relation.same_cpu
     cache = _probed_cache_excess(victim, aggressor)
@@ -79,13 +79,13 @@ def _value(profile: WorkloadProfile | None, name: str) -> float:
     return math.nan if profile is None else profile.value(name)
 
 
-def _utilisation(profile: WorkloadProfile | None) -> float:
+def utilisation(profile: WorkloadProfile | None) -> float:
     """Give the demand per CPU, 0 to 1; a workload we know nothing of counts as a hog."""
     value = _value(profile, "cpu_utilisation_ratio")
     return 1.0 if math.isnan(value) else min(value, 1.0)
 
 
-def _disk_wakes_per_s(profile: WorkloadProfile | None) -> float:
+def disk_wakes_per_s(profile: WorkloadProfile | None) -> float:
     """Give wake-ups per second and CPU that writing to the disk can account for; unknown counts as none."""
     wakes = _value(profile, "voluntary_switches_per_s")
     written = _value(profile, "io_write_bytes_per_s") / _DISK_BLOCK_BYTES

@@ -23,6 +23,7 @@ from profiler.features import FEATURE_NAMES, SCHEMA_HASH
 from profiler.files import make_folder, name_checked, read_limited, write_atomically
 from profiler.forest import Forest
 from profiler.held_out_predictions import HeldOutPrediction, predictions_from_json, predictions_to_json
+from profiler.records import HostTraits
 
 MANIFEST_SCHEMA_VERSION = 1  # 1: first version
 _MODEL_LIMIT_BYTES = 64 * 2**20
@@ -68,6 +69,7 @@ class Manifest:
     training_low: tuple[float | None, ...]  #: per feature; None = never known in training
     training_high: tuple[float | None, ...]
     known_workloads: tuple[str, ...] = ()  #: names of those workloads; empty in manifests before it was kept
+    host: HostTraits | None = None  #: whose prior it was fitted on; None in manifests before it was kept
     schema_version: int = MANIFEST_SCHEMA_VERSION
 
 
@@ -179,7 +181,10 @@ class ModelRegistry:
         model_id = self.active_id()
         if model_id is None:
             raise ModelMissing(f"no model is in use in {self._path}: make one with `cotenant train`")
-        return self.load(model_id)
+        try:
+            return self.load(model_id)
+        except ModelMissing as error:  # its folder was removed: that is not the same as no model at all
+            raise ModelDamaged(_advice(self._path / "active", f"names model {model_id!r}, which is gone")) from error
 
     def revision(self) -> tuple[int, int]:
         """Give a value that differs after every activation, whoever made it."""
@@ -225,6 +230,18 @@ class _StoredScores(BaseModel):
     noise_floor: float | None
 
 
+class _StoredHost(BaseModel):
+    """HostTraits; null = unknown."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    fingerprint: str
+    llc_bytes: float | None
+    memory_bytes_per_s: float | None
+    smt_cost_sf: float | None
+    disk_wake_wait_s: float | None
+    effective_llc_bytes: float | None
+
+
 class _Stored(BaseModel):
     """The manifest as it lies on disk."""
 
@@ -251,17 +268,25 @@ class _Stored(BaseModel):
     training_low: tuple[float | None, ...]
     training_high: tuple[float | None, ...]
     known_workloads: tuple[str, ...] = ()
+    host: _StoredHost | None = None
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
     fields = {name: getattr(manifest, name) for name in _Stored.model_fields}
     fields["scores"] = {name: getattr(manifest.scores, name) for name in _StoredScores.model_fields}
+    if manifest.host is not None:
+        known = {name: getattr(manifest.host, name) for name in _StoredHost.model_fields}
+        fields["host"] = {name: None if value != value else value for name, value in known.items()}  # noqa: PLR0124
     return fields
 
 
 def _from_stored(stored: _Stored) -> Manifest:
     fields: dict[str, Any] = {name: getattr(stored, name) for name in _Stored.model_fields}
     fields["scores"] = Scores(**stored.scores.model_dump())
+    if stored.host is not None:
+        told = stored.host.model_dump().items()
+        known: dict[str, Any] = {name: math.nan if value is None else value for name, value in told}
+        fields["host"] = HostTraits(**known)
     return Manifest(**fields)
 
 

@@ -36,13 +36,14 @@ class Staged:
 
 
 @contextmanager
-def staged(entry: Entry, cpus: CpuSet, topology: Topology) -> Iterator[Staged]:
+def staged(entry: Entry, cpus: CpuSet, topology: Topology, *, load_apart: bool = True) -> Iterator[Staged]:
     """Prepare an entry to run on these CPUs; its folder goes when the context is left.
 
-    Raises RecordInvalid if a program or a CPU is missing, WorkloadFailed, with its last words, if preparing fails.
+    load_apart: its load gets CPUs besides them, else it shares them. Raises RecordInvalid if a program or a CPU is
+    missing, WorkloadFailed, with its last words, if preparing fails.
     """
     entry.require()
-    load_cpus = driver_cpus(topology, cpus, entry.load.cpus) if entry.load else CpuSet()
+    load_cpus = driver_cpus(topology, cpus, entry.load.cpus) if entry.load and load_apart else cpus
     with tempfile.TemporaryDirectory(prefix="cotenant-", ignore_cleanup_errors=True) as temporary:
         user = _other_user(entry)
         folder = Path(temporary) / "data"

@@ -4,8 +4,9 @@
 
 Trees learn log(measured SF / prior) of observations with one aggressor; several aggressors are composition's business.
 Scores hold out whole workloads: every observation in which the workload is victim or aggressor; one score holds out
-all workloads of one program together, where a dataset tells which are variants of one. Intervals for two
-workloads that training has seen come from holding out pairs instead: one relation of one pair, both directions.
+all workloads of one program together, where a dataset tells which are variants of one. Intervals for workloads
+training has not seen come from both, whichever erred more on an observation: a stranger has no variants in training.
+Those for two workloads that it has seen come from holding out pairs: what one pair shares, both directions.
 Repetitions of one cell never stand on both sides.
 """
 
@@ -49,6 +50,7 @@ from profiler.records import HostTraits, Observation, WorkloadProfile
 from profiler.registry import Manifest, ModelRegistry, Scores, TrainedModel
 from profiler.store import ObservationStore, ProfileStore
 from profiler.training_data import TrainingData, training_data
+from profiler.training_range import TrainingRange
 
 _ROUNDS = (1, 10, 25, 50, 100, 150)  #: boosting rounds to choose from; one is next to the prior alone
 _INNER_FOLDS = 5
@@ -107,10 +109,11 @@ def _train(
     report(len(workloads) / (len(workloads) + 1), "fitting on everything")
     final = _fit(data, np.ones(len(data.target), bool), seed)
     final.feature_names = list(FEATURE_NAMES)  # only now: checking them in each round takes half of the time
-    half_width, rule = interval(worst_residuals(rounds))
+    kin = _hold_out_kin(data, by_workload, seed)
+    half_width, rule = interval(worst_residuals([*rounds, *kin]))
     pairs = _hold_out_pairs(data, seed)
     known_half_width, known_rule = interval(worst_residuals(pairs))
-    low, high = data.ranges()
+    seen = TrainingRange.of(data.rows)
     manifest = Manifest(
         id="",
         sha256="",
@@ -125,7 +128,7 @@ def _train(
         workloads=len(workloads),
         scores=Scores(
             lowo_mape=mape([one.model for one in rounds]),
-            families_mape=_families_mape(data, by_workload, seed),
+            families_mape=mape([one.model for one in kin]),
             pairs_mape=mape([one.model for one in pairs]),
             prior_mape=mape([one.prior for one in rounds]),
             constant_mape=mape([one.constant for one in rounds]),
@@ -136,11 +139,12 @@ def _train(
         known_half_width_log=known_half_width if pairs else half_width,
         known_profiles=tuple(sorted(data.digests.values())),
         known_workloads=tuple(workloads),
+        host=host,
         interval_coverage=COVERAGE,
         interval_rule=rule,
         known_interval_rule=known_rule if pairs else rule,
-        training_low=low,
-        training_high=high,
+        training_low=seen.low,
+        training_high=seen.high,
     )
     report(1.0, "fitted")
     predictions = _predictions(data, by_workload, half_width)
@@ -167,8 +171,12 @@ def train_state(
         profiles = {**{one.name: one for one in shipped.profiles}, **profiles}
         observed = [*shipped.observations, *observed]
         families = shipped.families
-        if shipped.observations:
-            notes.append(f"{len(shipped.observations)} observations are of the dataset in {str(dataset)!r}")
+        here = f"the dataset in {str(dataset)!r}"
+        notes.append(
+            f"{len(shipped.observations)} observations are of {here}"
+            if shipped.observations
+            else f"{here} holds no observation of this class of host ({host.fingerprint})"
+        )
     data = training_data(observed, profiles, host, families)
     fitted = _train(data, host, 0, None, progress)
     model = fitted.model
@@ -178,6 +186,8 @@ def train_state(
         activated = found.better
         if found.reason:
             notes.append(found.reason if activated else f"not activated: {found.reason}")
+    elif reason := verdict(model.manifest.scores, None).reason:
+        notes.append(f"activated though {reason}; `--only-if-better` would not")
     model_id = registry.save(model)
     if activated:
         registry.activate(model_id)
@@ -250,10 +260,12 @@ def _hold_out(data: TrainingData, kept: NDArray[np.bool_], seed: int) -> HeldOut
     out = ~kept
     target = data.target[out].astype(np.float64)
     booster = _fit(data, kept, seed)
-    predicted = booster.inplace_predict(data.rows[out], base_margin=data.margin[out], validate_features=False)
+    learned = booster.inplace_predict(data.rows[out], base_margin=data.margin[out], validate_features=False)
+    # as in use: what is far from the training data is left to the prior
+    predicted = np.where(TrainingRange.of(data.rows[kept]).outside(data.rows[out]), data.margin[out], learned)
     return HeldOut(
         index=np.flatnonzero(out),
-        model=np.asarray(predicted, np.float64) - target,
+        model=predicted.astype(np.float64) - target,
         prior=data.margin[out] - target,
         constant=float(np.median(data.target[kept])) - target,
         nearest=nearest(data.rows[out], data.rows[kept], data.target[kept]) - target,
@@ -276,11 +288,11 @@ def _hold_out_pairs(data: TrainingData, seed: int) -> list[HeldOut]:
     return found
 
 
-def _families_mape(data: TrainingData, by_workload: Mapping[str, HeldOut], seed: int) -> float | None:
-    """Score with all variants of one program held out together; None when no two workloads are variants of one."""
+def _hold_out_kin(data: TrainingData, by_workload: Mapping[str, HeldOut], seed: int) -> list[HeldOut]:
+    """Hold out all variants of one program together; nothing when no two workloads are variants of one."""
     kinds = data.kinds()
     if all(len(kin) == 1 for kin in kinds):
-        return None
+        return []
     rounds = []
     for kin in kinds:
         kept = data.without(kin)
@@ -288,7 +300,7 @@ def _families_mape(data: TrainingData, by_workload: Mapping[str, HeldOut], seed:
             rounds.append(_hold_out(data, kept, seed))
         elif len(kin) == 1 and kin <= by_workload.keys():
             rounds.append(by_workload[min(kin)])
-    return mape([one.model for one in rounds])
+    return rounds
 
 
 def _predictions(

@@ -1,8 +1,8 @@
 """What a model is fitted on: the observations that can be used, as arrays. Pure.
 
-Usable are pairs of this class of host whose workloads both have a profile. Several aggressors are composition's
-business; with cache ways of their own workloads do less to each other than the same row of features without, and the
-features tell nothing of ways, so such observations are left out.
+Usable are pairs of this class of host whose workloads both have a profile, each pair and relation once. Several
+aggressors are composition's business; with cache ways of their own workloads do less to each other than the same row of
+features without, and the features tell nothing of ways, so such observations are left out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from profiler.errors import TrainingImpossible
 from profiler.features import pair_row, profile_digest
 from profiler.prior import prior
-from profiler.records import HostTraits, Observation, Relation, WorkloadProfile
+from profiler.records import HostTraits, Observation, WorkloadProfile
 
 LEAST_OBSERVATIONS = 4
 LEAST_WORKLOADS = 2
@@ -54,9 +54,15 @@ class TrainingData:
         return np.array([not any(name in workloads for name in pair) for pair in self.pairs], dtype=bool)
 
     def folds(self, most: int) -> list[NDArray[np.bool_]]:
-        """Deal the cells (one relation of one pair, both directions) into folds; each says what it holds out."""
-        cells: dict[tuple[frozenset[str], Relation], int] = {}
-        keys = [(frozenset((one.victim, *one.aggressors)), one.relations[0]) for one in self.observations]
+        """Deal the cells (what one pair shares, both directions) into folds; each says what it holds out.
+
+        Shares differ between the directions where the two have different numbers of CPUs; what is shared does not.
+        """
+        cells: dict[tuple[frozenset[str], tuple[bool, ...]], int] = {}
+        keys = [
+            (frozenset((one.victim, *one.aggressors)), tuple(share > 0 for share in astuple(one.relations[0])))
+            for one in self.observations
+        ]
         numbers = np.array([cells.setdefault(key, len(cells)) for key in keys])
         return [numbers % most == fold for fold in range(min(most, len(cells)))]
 
@@ -70,15 +76,6 @@ class TrainingData:
     def spreads(self) -> NDArray[np.float64]:
         """Give the standard deviation of log SF over repetitions as measured; NaN = one repetition."""
         return _spreads(self.observations)
-
-    def ranges(self) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
-        """Give the least and the largest of each feature; None = never known."""
-        low, high = [], []
-        for column in self.rows.T:
-            known = column[~np.isnan(column)]
-            low.append(float(known.min()) if known.size else None)
-            high.append(float(known.max()) if known.size else None)
-        return tuple(low), tuple(high)
 
     def digest(self) -> str:
         """Name all numbers that a fit depends on."""
@@ -97,13 +94,14 @@ def training_data(
     """Take what can be used; raises TrainingImpossible saying how much of what is missing."""
     here = [one for one in observations if one.host_fingerprint == host.fingerprint]
     single = [one for one in here if len(one.aggressors) == 1 and one.isolation not in _PARTITIONED]
-    usable = [one for one in single if one.victim in profiles and one.aggressors[0] in profiles]
+    known = [one for one in single if one.victim in profiles and one.aggressors[0] in profiles]
+    usable = merged(known)
     workloads = {name for one in usable for name in (one.victim, *one.aggressors)}
     if len(usable) < LEAST_OBSERVATIONS or len(workloads) < LEAST_WORKLOADS:
         raise TrainingImpossible(
             f"{len(usable)} usable observations of {len(workloads)} workloads; at least {LEAST_OBSERVATIONS} of "
             f"{LEAST_WORKLOADS} are needed. Of {len(observations)} stored, {len(single)} are pairs of this class "
-            f"of host ({host.fingerprint}) without cache ways of their own, and {len(single) - len(usable)} of those "
+            f"of host ({host.fingerprint}) without cache ways of their own, and {len(single) - len(known)} of those "
             "name a workload without profile. Profile the workloads (`cotenant profile`) and measure pairs, or report "
             "observations"
         )
@@ -120,6 +118,34 @@ def training_data(
         observations=tuple(usable),
         digests={name: profile_digest(profiles[name]) for name in sorted(workloads)},
         families=families or {},
+    )
+
+
+def merged(observations: Sequence[Observation]) -> list[Observation]:
+    """Make one of those that tell the same pair in the same relation, so that none counts for being reported often.
+
+    Its slowdown is their geometric mean by repetitions, its spread that of log SF within and between them.
+    """
+    cells: dict[tuple[object, ...], list[Observation]] = {}
+    for one in observations:
+        key = (one.victim, one.aggressors, one.relations, one.isolation, one.origin)
+        cells.setdefault(key, []).append(one)
+    return [same[0] if len(same) == 1 else _as_one(same) for same in cells.values()]
+
+
+def _as_one(same: Sequence[Observation]) -> Observation:
+    counts = np.array([max(1, one.repetitions) for one in same], dtype=np.float64)
+    logs = np.log([one.slowdown for one in same])
+    within = np.array([one.spread or 0.0 for one in same])
+    mean = float(np.average(logs, weights=counts))
+    squares = float(((counts - 1) * within**2 + counts * (logs - mean) ** 2).sum())
+    return replace(
+        same[0],
+        slowdown=math.exp(mean),
+        spread=math.sqrt(squares / (counts.sum() - 1)),
+        repetitions=int(counts.sum()),
+        window_s=float(np.median([one.window_s for one in same])),
+        created_unix_s=max(one.created_unix_s for one in same),
     )
 
 

@@ -33,6 +33,7 @@ class Choice:
     cores: int  #: physical cores touched
     caches: int  #: last-level caches touched
     local_memory: bool  #: at least one of the nodes has memory
+    occupied: int  #: residents on its CPUs, one on two CPUs counted twice
     order: int
     meets: tuple[tuple[int, int, int], ...]  #: groups that share anything: index, relation toward it, relation back
 
@@ -224,6 +225,7 @@ def _choice(ledger: Ledger, cpus: CpuSet) -> Choice:
         cores=len({cpu.core for cpu in chosen}),
         caches=len({reach(1 << cpu.id).llc for cpu in chosen}),
         local_memory=any(node.id in nodes and node.memory_bytes != 0 for node in ledger.topology.nodes),
+        occupied=sum(ledger.occupancy[cpu] for cpu in cpus),
         # Read backwards, a mask with lower ids is the larger number.
         order=-int(f"{cpus.mask:0{width}b}"[::-1], 2),
         meets=tuple(

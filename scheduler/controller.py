@@ -90,6 +90,10 @@ class Controller:
         """Give stored events after a sequence number."""
         return self._journal.events(after, limit)
 
+    def happened_since(self, time_unix_s: float) -> bool:
+        """Tell whether anybody was placed, moved, released or found elsewhere since then."""
+        return self._journal.happened_since(time_unix_s)
+
     # --- changes, each on the writer thread --------------------------------------------------
 
     def place(self, request_id: str, digest: bytes, request: WorkloadRequest, *, allow_best_effort: bool) -> Placement:

@@ -11,8 +11,7 @@ from isolation.spec import MemoryBandwidth
 from profiler.records import SlowdownEstimate, WorkloadProfile
 from scheduler.bounds import Limit
 from scheduler.placement import Candidate, Contribution, PredictedSlowdown, WorkloadRequest
-from scheduler.predictor import together
-from scheduler.scoring import UNSEEN, Effect, Score, prediction
+from scheduler.scoring import UNSEEN, Effect, Score, felt_by_newcomer, prediction
 from scheduler.ways import Allotment
 
 LISTED = 8  # candidates in an explanation
@@ -94,13 +93,14 @@ def summary(
     parts: Sequence[Contribution],
 ) -> str:
     """Say in one sentence where it goes, what that costs whom, and what decided; then what the answer leaves open."""
-    felt = together(found.neighbours)
+    felt = felt_by_newcomer(found)
     said = [f"{request.name} goes to {cpus_word(found)}: "]
     if found.neighbours:
         said.append(
             f"there it is predicted to take {felt.slowdown:.2f}x ({felt.lower:.2f}-{felt.upper:.2f}) as long as alone"
         )
         said.append(f", most of it {parts[0].cause} with {parts[0].aggressor}" if parts else "")
+        said.append(f", {found.crowd_excess:.2f}x of it because its CPUs are full" if found.crowd_excess else "")
         said.append(_worst_hit(found))
     else:
         said.append("nobody there shares anything with it")
@@ -181,4 +181,4 @@ def _causes(estimate: SlowdownEstimate) -> tuple[tuple[str, float], ...]:
 
 
 def _newcomer(found: Score, request: WorkloadRequest) -> PredictedSlowdown:
-    return prediction(request.name, together(found.neighbours))
+    return prediction(request.name, felt_by_newcomer(found))

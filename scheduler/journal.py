@@ -216,6 +216,12 @@ class Journal:
             ).fetchall()
         return tuple(Event(sequence=r[0], time_unix_s=r[1], kind=r[2], workload=r[3], detail=r[4]) for r in rows)
 
+    def happened_since(self, time_unix_s: float) -> bool:
+        """Tell whether anything happened to anybody since then, as far as events are kept."""
+        with self._lock:
+            row = self._db.execute("SELECT 1 FROM events WHERE time_unix_s > ? LIMIT 1", (time_unix_s,)).fetchone()
+        return row is not None
+
     def close(self) -> None:
         """Fold the WAL in and close."""
         with self._lock:

@@ -40,6 +40,7 @@ RULES: tuple[tuple[str, Callable[[Score], int | float]], ...] = (
     ("memory on its own NUMA nodes", lambda found: not found.choice.local_memory),
     ("fewest NUMA nodes", lambda found: found.choice.nodes),
     ("fewest packages", lambda found: found.choice.packages),
+    ("fewest residents on its CPUs", lambda found: found.choice.occupied),
     ("fewest CPUs", lambda found: len(found.choice.cpus)),
     ("most physical cores", lambda found: -found.choice.cores),
     ("fewest last-level caches", lambda found: found.choice.caches),

@@ -63,6 +63,19 @@ def together(counted: Iterable[tuple[SlowdownEstimate | Composed, int]]) -> Comp
     )
 
 
+def crowded(felt: Composed, excess: float) -> Composed:
+    """Add what a full CPU costs beyond the pairs (profiler.crowding) to all that is said of them."""
+    if excess <= 0.0:
+        return felt
+    return Composed(
+        max(1.0, felt.slowdown) + excess,
+        felt.lower + excess,
+        max(1.0, felt.upper) + excess,
+        max(1.0, felt.prior) + excess,
+        felt.far_from_training,
+    )
+
+
 def upper_end(slowdown: float, parts: Iterable[tuple[SlowdownEstimate | Composed, int]]) -> float:
     """Give the upper end of the interval around a composed slowdown; see `together`."""
     squares = 0.0

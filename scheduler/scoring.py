@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from profiler.composition import compose
+from profiler.crowding import Demand, crowd_excess, demand_of
 from profiler.records import SlowdownEstimate, WorkloadProfile
 from scheduler.bounds import Limit, limit_of
 from scheduler.candidates import Choice
 from scheduler.ledger import Group, Ledger
 from scheduler.placement import PredictedSlowdown, Slo, SloClass, WorkloadRequest
-from scheduler.predictor import ALONE, Composed, Pair, Predictor, together, upper_end
+from scheduler.predictor import ALONE, Composed, Pair, Predictor, crowded, together, upper_end
 
 CLASS_FACTOR: dict[SloClass, float] = {
     SloClass.LATENCY: 4.0,
@@ -39,6 +40,9 @@ class Standing:
     present: Composed
     limit: Limit
     share: float  #: of one member in the cost
+    pairs: Composed  #: present, as far as pairs tell it
+    demand: Demand
+    crowd: tuple[tuple[Demand, int], ...]  #: of those who use all of its CPUs
 
 
 class Effect(NamedTuple):
@@ -58,6 +62,7 @@ class Score(NamedTuple):
     cost: float
     upper: float  #: newcomer's, all neighbours composed
     neighbours: tuple[tuple[SlowdownEstimate, int], ...]  #: what the groups it meets do to it, and their sizes
+    crowd_excess: float  #: what a full CPU costs it beyond these pairs
     effects: tuple[Effect, ...]  #: what it does to them
     own_breach: float  #: newcomer's upper end over its limit; 0 = kept
     worst: Effect | None  #: whose bound is broken worst
@@ -102,14 +107,20 @@ def score(
 ) -> list[Score]:
     """Judge every choice, in order; the choices must come from the same ledger."""
     limit = limit_of(request.slo, profile, predictor.host_fingerprint)
+    whole = ledger.sharing.whole
     own_share = share(request.slo, request.weight)
     encounter = _encounter(profile, choices, ledger, predictor)
     suffered, caused = encounter.suffered, encounter.effects
+    crowd, demand = standings(ledger, predictor), demand_of(profile)
     scores: list[Score] = []
     for choice in choices:
         neighbours = tuple([suffered[index][toward] for index, toward, _ in choice.meets])
         effects = tuple([caused[index][back] for index, _, back in choice.meets])
         slowdown, upper = _felt(neighbours)
+        on_all = [(crowd[index].demand, suffered[index][code][1]) for index, code, _ in choice.meets if whole(code)]
+        excess = crowd_excess(demand, on_all) if on_all else 0.0
+        if excess:
+            slowdown, upper = max(1.0, slowdown) + excess, max(1.0, upper) + excess
         worst = max(effects, key=_breach, default=None)
         scores.append(
             Score(
@@ -117,6 +128,7 @@ def score(
                 cost=own_share * log_slowdown(slowdown) + math.fsum([effect.cost for effect in effects]),
                 upper=upper,
                 neighbours=neighbours,
+                crowd_excess=excess,
                 effects=effects,
                 own_breach=upper / limit.allowed_sf if limit.broken(upper) else 0.0,
                 worst=worst if worst is not None and worst.breach > 0 else None,
@@ -139,6 +151,11 @@ def prediction(workload: str, felt: Composed) -> PredictedSlowdown:
 
 def _breach(effect: Effect) -> float:
     return effect.breach
+
+
+def felt_by_newcomer(found: Score) -> Composed:
+    """Compose what a newcomer would suffer there."""
+    return crowded(together(found.neighbours), found.crowd_excess)
 
 
 def _felt(neighbours: Sequence[tuple[SlowdownEstimate, int]]) -> tuple[float, float]:
@@ -171,14 +188,19 @@ def _encounter(
     answers = iter(predictor.estimate_many(pairs))
     for index, code in toward:
         met.suffered[index][code] = (next(answers), len(crowd[index].group.members))
+    demand = demand_of(profile)
     for index, code in back:
-        met.effects[index][code] = _effect(crowd[index], next(answers))
+        newcomer = (demand, 1) if ledger.sharing.whole(code) else None
+        met.effects[index][code] = _effect(crowd[index], next(answers), newcomer)
     return met
 
 
-def _effect(standing: Standing, added: SlowdownEstimate) -> Effect:
+def _effect(standing: Standing, added: SlowdownEstimate, newcomer: tuple[Demand, int] | None) -> Effect:
+    """Say what a newcomer does; `newcomer` is its demand if it uses all CPUs of these residents."""
     present, limit, members = standing.present, standing.limit, standing.group.members
-    after = together(((present, 1), (added, 1))) if present is not ALONE else together(((added, 1),))
+    after = together(((standing.pairs, 1), (added, 1))) if standing.pairs is not ALONE else together(((added, 1),))
+    crowd = standing.crowd if newcomer is None else (*standing.crowd, newcomer)
+    after = crowded(after, crowd_excess(standing.demand, crowd))
     cost = standing.share * len(members) * (log_slowdown(after.slowdown) - log_slowdown(present.slowdown))
     breach = 0.0
     if limit.broken(present.upper):
@@ -194,9 +216,18 @@ def _standings(ledger: Ledger, predictor: Predictor) -> tuple[Standing, ...]:
     groups, code, unpack = ledger.groups, ledger.sharing.code, ledger.sharing.unpack
     pairs: dict[tuple[int, int, int], Pair] = {}
     beside: list[list[tuple[tuple[int, int, int], int]]] = []
+    crowds: list[tuple[tuple[Demand, int], ...]] = []
+    demands = [demand_of(group.profile) for group in groups]
     kinds = [(predictor.key(group.profile), group.cpus.mask, len(group.members), group) for group in groups]
     for victim_key, victim_mask, _, victim in kinds:
         met: list[tuple[tuple[int, int, int], int]] = []
+        crowds.append(
+            tuple(
+                (demand, count)
+                for demand, (_, mask, members, aggressor) in zip(demands, kinds, strict=True)
+                if not victim_mask & ~mask and (count := members - (aggressor is victim))
+            )
+        )
         for key, mask, members, aggressor in kinds:
             relation = code(victim_mask, mask)
             count = members - (aggressor is victim)
@@ -207,12 +238,16 @@ def _standings(ledger: Ledger, predictor: Predictor) -> tuple[Standing, ...]:
                 met.append((pair, count))
         beside.append(met)
     found = dict(zip(pairs, predictor.estimate_many(list(pairs.values())), strict=True))
+    pairwise = [together((found[pair], count) for pair, count in met) if met else ALONE for met in beside]
     return tuple(
         Standing(
             group=group,
-            present=together((found[pair], count) for pair, count in met) if met else ALONE,
+            present=crowded(felt, crowd_excess(demand, crowd)),
             limit=limit_of(group.slo, group.profile, predictor.host_fingerprint),
             share=share(group.slo, group.weight),
+            pairs=felt,
+            demand=demand,
+            crowd=crowd,
         )
-        for group, met in zip(groups, beside, strict=True)
+        for group, felt, demand, crowd in zip(groups, pairwise, demands, crowds, strict=True)
     )

@@ -135,7 +135,8 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
         """Say who slowed the workload down; None when that is nobody, or not known for sure. Raises PlacementMissing.
 
         A neighbour left out would put its harm on those that are known, and a profile sent along is not the stored one
-        of its name. Who is not ACTIVE may sit elsewhere than we think.
+        of its name. Who is not ACTIVE may sit elsewhere than we think. What happened within the window makes it the
+        work of several neighbourhoods.
         """
         view = self._controller.view()
         placement = self._controller.get(reported.workload)
@@ -144,14 +145,17 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
                 f"{reported.workload!r} is not placed now ({placement.state}), so nobody can say who slowed it down; "
                 "report while it is placed"
             )
-        neighbours = []
+        neighbours, names = [], []
         for resident in view.ledger.residents:
             relation = view.ledger.relation(placement.decision.cpus, resident.cpus)
             if resident.name != placement.name and relation.same_package > 0:
                 neighbours.append((_sure_profile(view, view.placements[resident.name]), relation))
+                names.append(resident.name)
         victim = _sure_profile(view, placement)
         aggressors = tuple(profile for profile, _ in neighbours if profile is not None)
         if victim is None or not neighbours or len(aggressors) < len(neighbours):
+            return None
+        if self._controller.happened_since(time.time() - reported.window_s):
             return None
         return Observation(
             victim=victim,
@@ -163,9 +167,15 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
             window_s=reported.window_s,
             host_fingerprint=self._topology.fingerprint,
             created_unix_s=time.time(),
-            isolation="pinning",
+            isolation=_isolation(placement, *(view.placements[name] for name in names)),
             origin="reported",
         )
+
+
+def _isolation(*placements: Placement) -> str:
+    """Name what kept them apart, in the words of the experiment: with cache ways or caps slowdowns are others."""
+    shared = any(one.decision.cache_ways or one.decision.memory_bandwidth for one in placements)
+    return "combined" if shared else "pinning"
 
 
 def _sure_profile(view: View, placement: Placement) -> str | None:

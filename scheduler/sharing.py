@@ -72,6 +72,11 @@ class Sharing:
             _remember(self._codes, pair, known)
         return known
 
+    @staticmethod
+    def whole(code: int) -> bool:
+        """Tell whether the aggressor of a `code` may run on all of the victim's CPUs."""
+        return code > 0 and code & _COUNT == code >> 6 * _WIDTH
+
     def unpack(self, code: int) -> Relation:
         """Give the relation a number of `code` stands for."""
         known = self._relations.get(code)

@@ -13,7 +13,7 @@ from benchmarks.analysis import Analysis, analyse, plain
 from benchmarks.cells import Side, good_runs, samples
 from benchmarks.design import Cell, Isolation, Member
 from benchmarks.questions import HeldOutScore
-from benchmarks.runs import Outcome, Run
+from benchmarks.runs import Outcome, Reading, Run
 from benchmarks.verdict import Hypothesis, Verdict
 from profiler.tokens import burstiness
 from tests.benchmarks.simulated_runs import AGENTS, NOT_HERE, breadth_cells, factorial_cells, simulated_runs
@@ -99,6 +99,49 @@ def test_relief_is_summarised_over_the_pairs_that_were_slowed(planted: Analysis,
         assert one.slowed <= 1
 
 
+def test_what_isolation_itself_costs_is_told_beside_the_relief() -> None:
+    """Simulated: pinned, everything takes twice as long, alone and together; SF cannot know."""
+    runs = [
+        dataclasses.replace(run, readings=tuple(map(halved, run.readings)))
+        if run.isolation is Isolation.PINNING
+        else run
+        for run in simulated_runs(SMALL, truth=shared, repetitions=12)
+    ]
+
+    found = analyse(runs)
+
+    for one in found.relief_summaries:
+        assert one.relief.estimate > 0.5
+        assert one.price.estimate == pytest.approx(2.0, abs=0.05)
+        assert one.net.estimate == pytest.approx(2 / 1.5, abs=0.05)
+        assert (one.faster, one.slower, one.worse) == (0, 12, 0)
+    assert "takes 1.3" in found.questions[2].answer
+
+
+def halved(one: Reading) -> Reading:
+    return dataclasses.replace(
+        one,
+        rate_per_s=None if one.rate_per_s is None else one.rate_per_s / 2,
+        token_times_s=tuple(2 * time_s for time_s in one.token_times_s),
+    )
+
+
+def test_a_pair_with_few_runs_does_not_take_the_interval_from_all() -> None:
+    runs = simulated_runs(SMALL, truth=shared, repetitions=12)
+    sparse = [run for run in runs if run.cell != SMALL[0].name or run.repetition < 3]
+
+    (_, agents) = analyse(sparse).relief_summaries
+
+    assert agents.pairs == 12
+    assert math.isfinite(agents.relief.lower)
+
+
+def test_one_repetition_is_no_test_and_is_not_told_as_none_found() -> None:
+    (_, agents) = analyse(simulated_runs(SMALL, truth=shared, repetitions=1)).relief_summaries
+
+    assert (agents.pairs, agents.tested, agents.better) == (12, 0, 0)
+
+
 def test_the_noise_of_the_host_is_told_from_good_runs_only() -> None:
     runs = simulated_runs(SMALL[:1], repetitions=5, instances=("one", "two"))
     told = [
@@ -171,10 +214,19 @@ def test_cache_partitioning_is_judged_where_it_was_measured(with_ways: float, ve
     assert found.numbers["relief"] == pytest.approx(1 - (with_ways - 1), abs=0.1)
 
 
+def test_cache_partitioning_has_nothing_to_judge_where_nobody_was_slowed() -> None:
+    cells = factorial_cells(traditional=("memory",), isolation=WAYS, concurrency=(4,))
+
+    found = claim(analyse(simulated_runs(cells, counters=True)), "cache partitioning")
+
+    assert found.verdict is Verdict.NOT_TESTABLE
+    assert "no agent is slowed above 1.02 beyond chance" in found.reason
+
+
 def test_counters_that_are_not_there_are_named_and_those_that_are_give_numbers(planted: Analysis) -> None:
     counted = analyse(simulated_runs(SMALL[:1], truth=shared, counters=True))
 
-    assert all("no PMU" in one.interference_factor.reason for one in planted.effects)
+    assert all("told by no run" in one.interference_factor.reason for one in planted.effects)
     assert counted.effects[1].interference_factor.estimate == pytest.approx(1 - 1 / 1.5, abs=0.05)
     assert counted.effects[1].cache_interference.estimate == pytest.approx(1.5**2 - 1, abs=0.2)  # misses / s over rate
     assert counted.effects[1].tail_sensitivity.estimate == pytest.approx(1.5**2 - 1, abs=0.2)

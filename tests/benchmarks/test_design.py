@@ -57,6 +57,17 @@ def test_a_choice_of_cells_keeps_their_order_and_never_adds_runs(pattern: str, r
     assert [step.key for step in whole.steps() if step.key in kept] == [step.key for step in chosen.steps()]
 
 
+def test_services_that_are_added_stand_beside_what_the_factorial_part_is_made_of() -> None:
+    added = design().with_services(["redis"]).beside_services()
+
+    assert {cell.name for cell in added} == {
+        f"breadth/redis+{other}/{isolation}"
+        for other in ("cpu", "memory", "single")
+        for isolation in ("pinning", "stacked")
+    }
+    assert design().beside_services() == {}
+
+
 def test_a_crowd_that_shares_cpus_is_watched_longer() -> None:
     found = design(windows={**document()["windows"], "crowd_processes": 5})
     seconds = {cell.name: found.together_s(cell) for cell in found.repetitions}

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.oneway import anova_oneway
 from statsmodels.stats.weightstats import DescrStatsW, ttest_ind
 
-from benchmarks.inference import holm, kruskal_wallis, levene, mann_whitney, paired_t, signed_rank, welch
+from benchmarks.inference import holm, kruskal_wallis, levene, mann_whitney, paired_t, pooled_t, signed_rank, welch
 from benchmarks.sample import Alternative, FloatArray
 
 #: our word -> the word of statsmodels
@@ -79,6 +80,36 @@ def test_welchs_t_agrees_with_statsmodels(alternative: Alternative) -> None:
     statistic, p, degrees = ttest_ind(first, second, alternative=WORDS[alternative], usevar="unequal")
     assert (found.statistic, found.p, *found.degrees) == pytest.approx((statistic, p, degrees))
     assert found.sizes == (26, 20)
+
+
+@pytest.mark.parametrize("alternative", WORDS)
+def test_the_pooled_t_agrees_with_statsmodels(alternative: Alternative) -> None:
+    first, second = simulated(5, 26, mean=0.1), simulated(6, 20, spread=0.3)
+
+    found = pooled_t(first, second, alternative=alternative)
+
+    statistic, p, degrees = ttest_ind(first, second, alternative=WORDS[alternative], usevar="pooled")
+    assert (found.statistic, found.p, *found.degrees) == pytest.approx((statistic, p, degrees))
+
+
+def test_the_pooled_t_of_strata_is_the_regression_with_a_constant_for_each() -> None:
+    """Simulated: five strata of their own level, six values of each group in each."""
+    levels = np.repeat(np.linspace(-2, 2, 5), 6)
+    first, second = levels + simulated(8, 30, mean=0.05), levels + simulated(9, 30)
+    middles = np.repeat((first.reshape(5, 6).mean(axis=1) + second.reshape(5, 6).mean(axis=1)) / 2, 6)
+
+    found = pooled_t(first - middles, second - middles, strata=5)
+
+    group = np.repeat([1.0, 0.0], 30)
+    constants = np.tile(np.repeat(np.eye(5), 6, axis=0), (2, 1))
+    theirs = OLS(np.concatenate([first, second]), np.column_stack([group, constants])).fit()
+    assert (found.statistic, found.p, *found.degrees) == pytest.approx(
+        (theirs.tvalues[0], theirs.pvalues[0], theirs.df_resid)
+    )
+
+
+def test_strata_of_one_value_each_leave_no_noise() -> None:
+    assert "leave no noise" in pooled_t([0.1, 0.2], [0.3, 0.5], strata=3).reason
 
 
 def test_welchs_t_takes_one_group_without_spread() -> None:

@@ -117,6 +117,7 @@ def test_a_dataset_holds_what_training_takes_the_same_bytes_twice(tmp_path: Path
     found = load_dataset(tmp_path / "data", here.fingerprint, damaged.append)
     assert [one.slowdown for one in found.observations] == [pytest.approx(2.0)] * 2
     assert {one.name for one in found.profiles} == {"experiment.a", "experiment.b"}
+    assert load_dataset(to, here.fingerprint, damaged.append) == found, "the folder itself, too"
     assert load_dataset(tmp_path / "data", "elsewhere", damaged.append).observations == ()
     assert damaged == []
 
@@ -147,7 +148,7 @@ def test_observations_left_out_for_want_of_a_profile_are_counted_and_named(tmp_p
     assert told.endswith("2 left out, without profile: experiment.c")
 
 
-def test_only_workloads_without_a_profile_are_measured_and_no_service(tmp_path: Path) -> None:
+def test_workloads_without_a_profile_are_measured_services_among_them(tmp_path: Path) -> None:
     what = design().with_services(["redis"])
     measured: list[str] = []
 
@@ -158,10 +159,10 @@ def test_only_workloads_without_a_profile_are_measured_and_no_service(tmp_path: 
     ProfileStore(tmp_path / FOLDER).save(profile_of("experiment.memory"))
     found = measure_profiles(what, tmp_path, MACHINE, lambda *_: None, measure=measure)
 
-    assert measured == ["experiment.cpu", "experiment.single"]
-    assert {one.name for one in found} == {"experiment.cpu", "experiment.single", "experiment.memory"}
+    assert measured == ["experiment.cpu", "experiment.single", "experiment.redis"]
+    assert {one.name for one in found} == {*measured, "experiment.memory"}
     measure_profiles(what, tmp_path, MACHINE, lambda *_: None, measure=measure)
-    assert len(measured) == 2, "all are there already"
+    assert len(measured) == 3, "all are there already"
 
 
 def test_a_record_of_another_host_is_packed_without_observations(tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.design import Design, Isolation, Step
+from benchmarks.design import Design, Isolation, Part, Step
+from benchmarks.errors import CampaignStuck
 from benchmarks.gauges import Gauges
 from benchmarks.runner import Campaign, Setting, remaining
 from benchmarks.runs import RUNS, Outcome, Phase, Run, RunLog
@@ -138,7 +140,32 @@ def test_what_is_done_is_what_the_record_says() -> None:
         ended(fourth, Outcome.NOT_APPLICABLE),
     ]
 
-    assert remaining(pairs().steps(), runs, 2) == [second]
+    assert remaining(pairs().steps(), runs, 2, lambda _cell: "not here") == [second]
+    assert remaining(pairs().steps(), runs, 2, lambda _cell: "") == [second, fourth], "it can be done by now"
+
+
+def test_what_was_not_applicable_is_done_when_it_can_be_and_the_record_keeps_both(tmp_path: Path) -> None:
+    what = pairs(("none",)).chosen([Part.BREADTH], repetitions=1)
+    without = campaign(tmp_path, what)
+    without.setting = replace(without.setting, lacking={Isolation.NONE: "not yet"})
+    without.run(what.steps(), lambda *_: None)
+
+    runs = worked(tmp_path, what)
+
+    assert [(run.attempt, run.outcome is Outcome.NOT_APPLICABLE) for run in runs] == [(1, True), (2, False)]
+    assert len(RunLog.load(tmp_path).runs) == 2
+
+
+def test_a_campaign_in_which_nothing_works_stops_and_can_go_on(tmp_path: Path) -> None:
+    line = {"module": "benchmarks.workloads", "unit": "bytes", "about": "some", "arguments": ["nonsense"]}
+    names = [f"w{number}" for number in range(6)]
+    table = {"left": names[:1], "right": names[1:], "isolation": ["none", "stacked"], "repetitions": 2}
+    what = pairs(workloads=dict.fromkeys(names, line), breadth=[table])
+
+    with pytest.raises(CampaignStuck, match=r"10 runs in a row failed, the last one because: WorkloadSilent"):
+        worked(tmp_path, what)
+
+    assert [run.outcome for run in RunLog.load(tmp_path).runs] == [Outcome.FAILED] * 10
 
 
 def test_pinned_members_are_confined_by_the_enforcer_and_restored(tmp_path: Path, hierarchy: CpusetHierarchy) -> None:

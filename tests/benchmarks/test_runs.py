@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -99,15 +101,31 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_error_and_keeps_what_was() -> None:
-    log = RunLog(Path("/dev"))  # any write to /dev/full fails with ENOSPC
-    full = Path("/dev/full")
+    full = Path("/dev/full")  # any write to it fails with ENOSPC
     if not full.exists():
         pytest.skip("this system has no /dev/full")
     from benchmarks.runs import _RUN, _Rows  # noqa: PLC0415 - the file's name is not to be chosen otherwise
 
     with pytest.raises(RunsUnwritable, match="No space left"):
         _Rows(full, _RUN).append(simulated_run())
-    assert log.runs == []
+
+
+def test_a_run_of_which_only_a_part_fits_is_taken_back(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.append(simulated_run())
+    whole = (tmp_path / RUNS).read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # else the limit would end us
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, before[1]))
+        with pytest.raises(RunsUnwritable, match="No space left"):
+            log.append(simulated_run(repetition=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+    assert (tmp_path / RUNS).read_bytes() == whole
+    assert len(log.runs) == 1
 
 
 def test_packing_gives_the_same_bytes_and_the_same_runs(tmp_path: Path) -> None:

@@ -25,6 +25,14 @@ def test_nothing_is_done_where_nothing_is_to_be_done() -> None:
     assert seats(cell(Isolation.NONE), make_topology(), None) == {}
 
 
+def test_without_isolation_all_stay_in_the_cache_that_the_other_isolations_use() -> None:
+    machine = make_topology(packages=2, cores_per_llc=4)
+    found = seats(cell(Isolation.NONE), machine, None)
+
+    assert {str(spec.cpus) for spec in found.values()} == {"0-3"}
+    assert not any(spec.cache_ways for spec in found.values())
+
+
 def test_pinned_members_get_whole_cores_of_their_own_in_one_cache() -> None:
     machine = make_topology(packages=2, cores_per_llc=4, threads_per_core=2)
     found = seats(cell(Isolation.PINNING), machine, None)

@@ -23,10 +23,6 @@ def test_an_unknown_slowdown_has_no_grade() -> None:
     assert grade(math.nan) is None
 
 
-def test_other_ends_are_data() -> None:
-    assert grade(1.3, ends_sf=(1.1, 1.2, 1.25, 1.4)) == 4
-
-
 @given(st.floats(0.1, 10), st.floats(0.1, 10))
 @settings(deadline=None)
 def test_a_larger_slowdown_never_has_a_smaller_grade(first: float, second: float) -> None:

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from benchmarks.slowdown import slowdown, solo_drift, tail_sensitivity
+from benchmarks.runs import Phase
+from benchmarks.slowdown import slowdown, solo_drift, tail_sensitivity, work_ratio
 from tests.fakes.campaigns import bracketed, simulated_run
 
 
@@ -41,6 +42,22 @@ def test_what_a_window_did_not_tell_is_unknown(values: dict[str, tuple[object, o
 
     assert math.isnan(slowdown(run, "x"))
     assert math.isnan(slowdown(run, "absent"))
+
+
+def test_two_runs_compare_the_time_for_the_same_work() -> None:
+    slow = simulated_run(readings=bracketed("memory", {"rate_per_s": (100.0, 20.0, 50.0)}))
+    fast = simulated_run(readings=bracketed("memory", {"rate_per_s": (200.0, 50.0, 200.0)}))
+
+    assert work_ratio(slow, fast, "memory", (Phase.TOGETHER,)) == pytest.approx(2.5)
+    assert work_ratio(slow, fast, "memory", (Phase.BEFORE, Phase.AFTER)) == pytest.approx((1 / 100 + 1 / 50) * 100)
+    assert math.isnan(work_ratio(slow, fast, "absent", (Phase.TOGETHER,)))
+
+
+def test_two_runs_of_agents_compare_the_time_until_the_same_token() -> None:
+    long = simulated_run(readings=bracketed("single", {"token_times_s": ((0.1,), (0.5, 0.9, 1.5), (0.1,))}))
+    short = simulated_run(readings=bracketed("single", {"token_times_s": ((0.1,), (0.4, 0.6), (0.1,))}))
+
+    assert work_ratio(long, short, "single", (Phase.TOGETHER,)) == pytest.approx(0.9 / 0.6)
 
 
 def test_tail_sensitivity_is_the_growth_of_the_99th_percentile() -> None:

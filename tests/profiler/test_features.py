@@ -22,8 +22,6 @@ def test_only_sharing_and_pressure_are_held_monotone() -> None:
     rising = {name for name, sign in zip(FEATURE_NAMES, MONOTONE, strict=True) if sign == 1}
 
     assert rising == {
-        "same_cpu",
-        "same_core",
         "same_llc",
         "a_cpu_utilisation_ratio",
         "a_cache_pressure_ratio",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,3 +174,14 @@ def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(StoreFailed, match="--state DIR"):
         ModelRegistry(tmp_path / "file" / "models").save(TRAINED)
+
+
+def test_a_model_in_use_whose_folder_is_gone_is_damage_and_not_none_at_all(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    model_id = registry.save(TRAINED)
+    registry.activate(model_id)
+    shutil.rmtree(tmp_path / "models" / model_id)
+
+    with pytest.raises(ModelDamaged, match=f"names model '{model_id}', which is gone"):
+        registry.active()

@@ -24,7 +24,7 @@ from profiler.registry import ModelRegistry, Scores, TrainedModel
 from profiler.store import ObservationStore, ProfileStore
 from profiler.training import train, train_state
 from tests.fakes.measurements import made_up_observations, made_up_profiles
-from tests.fakes.profiles import APART, HOST, SAME_CPU, SAME_LLC, profile_of
+from tests.fakes.profiles import APART, HOST, SAME_CPU, SAME_LLC, SMT_SIBLINGS, profile_of
 
 PROFILES = made_up_profiles()
 OBSERVATIONS = made_up_observations(PROFILES)
@@ -95,6 +95,29 @@ def test_strangers_are_marked_far_from_training(tmp_path: Path) -> None:
     pairs = [(known, known, SAME_CPU), (stranger, known, SAME_CPU), (known, None, SAME_CPU), (known, known, APART)]
 
     assert [one.far_from_training for one in model.estimate(pairs)] == [False, True, True, True]
+
+
+def test_what_is_far_from_training_is_left_to_the_prior_with_a_wide_interval(tmp_path: Path) -> None:
+    model = stored(tmp_path)
+
+    near, far = model.estimate([(PROFILES["w1"], PROFILES["w5"], SAME_LLC), (None, PROFILES["w5"], SAME_LLC)])
+
+    assert abs(near.learned - 1) > 0.05
+    assert (far.learned, far.slowdown) == pytest.approx((1.0, far.prior))
+    assert far.upper >= 1.5 * far.slowdown - 1e-6
+
+
+def test_a_model_keeps_the_prior_that_it_was_fitted_beside(tmp_path: Path) -> None:
+    """Calibrating anew changes the prior; what trees learned to be left over from the old one would be wrong on it."""
+    registry = ModelRegistry(tmp_path)
+    loaded = registry.activate(registry.save(TRAINED))
+    pair = [(PROFILES["w1"], PROFILES["w5"], SMT_SIBLINGS)]
+
+    (before,) = PairModel(loaded, HOST).estimate(pair)
+    (after,) = PairModel(loaded, replace(HOST, smt_cost_sf=3.0)).estimate(pair)
+
+    assert before == after
+    assert PairModel(None, replace(HOST, smt_cost_sf=3.0)).estimate(pair)[0].prior > before.prior
 
 
 def test_a_model_of_another_host_is_far_from_everything(tmp_path: Path) -> None:

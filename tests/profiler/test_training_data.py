@@ -9,10 +9,11 @@ import pytest
 
 from profiler.errors import TrainingImpossible
 from profiler.heldout import nearest, noise_floor
+from profiler.records import Relation
 from profiler.training import train
-from profiler.training_data import training_data
+from profiler.training_data import merged, training_data
 from tests.fakes.measurements import made_up_observations, made_up_profiles
-from tests.fakes.profiles import HOST, SAME_LLC
+from tests.fakes.profiles import HOST, SAME_CPU, SAME_LLC
 
 PROFILES = made_up_profiles(4)
 OBSERVATIONS = made_up_observations(PROFILES)
@@ -81,3 +82,48 @@ def test_the_nearest_observation_is_looked_up_in_scaled_columns() -> None:
     rows = np.array([[1.0, 2e9, nan, 9], [0.0, nan, 7, 5], [nan] * 4], np.float32)
 
     assert nearest(rows, known, target).tolist() == pytest.approx([2.0, 1.0, 2.0])
+
+
+def test_a_pair_reported_often_counts_once_with_the_spread_of_its_reports() -> None:
+    reports = [replace(OBSERVATIONS[0], slowdown=slowdown, spread=None, repetitions=1) for slowdown in (1.0, 2.0, 4.0)]
+
+    (one, *others) = merged([*reports, *OBSERVATIONS[1:]])
+
+    assert len(others) == len(OBSERVATIONS) - 1
+    assert one.slowdown == pytest.approx(2.0)
+    assert one.spread == pytest.approx(np.std(np.log([1.0, 2.0, 4.0]), ddof=1))
+    assert one.repetitions == 3
+
+
+def test_spreads_of_reports_pool_those_within_and_between() -> None:
+    rng = np.random.default_rng(1)
+    parts = [rng.normal(mean, 0.1, size) for mean, size in ((0.2, 5), (0.4, 9))]
+    told = [
+        replace(
+            OBSERVATIONS[0], slowdown=float(np.exp(part.mean())), spread=float(part.std(ddof=1)), repetitions=part.size
+        )
+        for part in parts
+    ]
+
+    (one,) = merged(told)
+
+    together = np.concatenate(parts)
+    assert one.slowdown == pytest.approx(np.exp(together.mean()))
+    assert one.spread == pytest.approx(together.std(ddof=1))
+    assert one.repetitions == 14
+
+
+def test_both_directions_of_a_pair_are_held_out_together_whatever_their_sizes() -> None:
+    """One has one CPU, the other two: of the one's CPUs all are shared, of the other's half."""
+    half = Relation(0.5, 0.5, 0.5, 1, 1, 1)
+    lopsided = [
+        replace(one, relations=(SAME_CPU if one.victim < one.aggressors[0] else half,))
+        for one in OBSERVATIONS
+        if one.relations == (SAME_CPU,)
+    ]
+    data = training_data(lopsided, PROFILES, HOST)
+
+    for out in data.folds(7):
+        held = {frozenset(pair) for pair, is_out in zip(data.pairs, out, strict=True) if is_out}
+        kept = {frozenset(pair) for pair, is_out in zip(data.pairs, out, strict=True) if not is_out}
+        assert not held & kept

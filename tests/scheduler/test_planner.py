@@ -15,7 +15,7 @@ from scheduler.errors import NoFeasiblePlacement, NotEnoughCpus
 from scheduler.ledger import Ledger
 from scheduler.placement import PredictedSlowdown, Resident, Slo, SloClass, WorkloadRequest
 from scheduler.planner import RULES, plan
-from scheduler.scoring import total_cost
+from scheduler.scoring import CLASS_FACTOR, total_cost
 from tests.fakes.crowds import PROFILES, SLOS, TWO_CPUS, TWO_PACKAGES, crowds, of, predictor, put, seat
 from tests.fakes.machines import make_topology
 from tests.fakes.predictions import hog, idler, streamer
@@ -230,3 +230,29 @@ def test_weight_and_class_decide_whose_neighbourhood_is_spared() -> None:
 def test_more_cpus_than_there_are_is_refused() -> None:
     with pytest.raises(NotEnoughCpus, match="3 CPUs were asked for, 2 are usable here"):
         put(TWO_CPUS, hog(), cpus=3)
+
+
+def test_workloads_that_share_well_are_spread_all_the_same() -> None:
+    """No two of them fill a CPU, so by pairs all sets cost nothing: an empty CPU is better than a shared one."""
+    ledger = Ledger(make_topology(cores_per_llc=4))
+    for number in range(6):
+        decision = put(ledger, hog(f"w{number}", cpu_utilisation_ratio=0.45))
+        ledger = seat(ledger, f"w{number}", str(decision.cpus), hog(f"w{number}", cpu_utilisation_ratio=0.45))
+
+    assert sorted(str(one.cpus) for one in ledger.residents) == ["0", "0", "1", "1", "2", "3"]
+
+
+def test_a_full_cpu_is_predicted_and_keeps_its_promises_though_no_pair_fills_it() -> None:
+    ledger = Ledger(make_topology(cores_per_llc=1))
+    for number in range(3):
+        ledger = seat(ledger, f"w{number}", "0", hog(f"w{number}", cpu_utilisation_ratio=0.45))
+
+    decision = put(ledger, hog("w", cpu_utilisation_ratio=0.45))
+
+    assert of(decision, "new").slowdown == pytest.approx(4 * 0.45)
+    assert of(decision, "w0").slowdown == pytest.approx(4 * 0.45)
+    assert "because its CPUs are full" in decision.explanation.summary
+    assert total_cost(ledger, predictor()) == pytest.approx(3 * math.log(3 * 0.45) * CLASS_FACTOR[Slo().slo_class])
+    bound = seat(ledger, "w0", "0", hog("w0", cpu_utilisation_ratio=0.45), max_slowdown=1.5)
+    with pytest.raises(NoFeasiblePlacement, match="max_slowdown of 'w0'"):
+        put(bound, hog("w", cpu_utilisation_ratio=0.45))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,21 +55,35 @@ def stored(daemon: DaemonProcess) -> list[Observation]:
 # --- reported observations ----------------------------------------------------------------------
 
 
+def reported(client: Client, *slowdowns: tuple[str, float]) -> int:
+    """Report windows in which nothing happened."""
+    time.sleep(0.05)
+    return client.report([(name, slowdown, 0.01) for name, slowdown in slowdowns])
+
+
 def test_a_report_names_the_profiles_of_victim_and_every_neighbour(
     daemon: DaemonProcess, client: Client, victim: Victim, other: Victim
 ) -> None:
     imported(client, "calm", cpu_utilisation_ratio=0.1)
     imported(client, "greedy", cpu_utilisation_ratio=1.0)
     client.place("v", pids=[victim.pid], cpus=1, profile="calm")
-    assert 0 == client.report([("v", 1.2, 5.0)])  # nobody beside it
+    assert 0 == reported(client, ("v", 1.2))  # nobody beside it
     client.place("o", pids=[other.pid], cpus=1, profile="greedy")
     before = len(stored(daemon))
 
-    assert 1 == client.report([("v", 1.5, 5.0)])
+    assert 1 == reported(client, ("v", 1.5))
 
-    assert [("calm", ("greedy",), 1.5)] == [
-        (one.victim, one.aggressors, one.slowdown) for one in stored(daemon)[before:]
+    assert [("calm", ("greedy",), 1.5, "pinning")] == [
+        (one.victim, one.aggressors, one.slowdown, one.isolation) for one in stored(daemon)[before:]
     ]
+
+
+def test_a_window_in_which_somebody_came_is_not_kept(client: Client, victim: Victim, other: Victim) -> None:
+    imported(client, "calm", cpu_utilisation_ratio=0.1)
+    client.place("v", pids=[victim.pid], cpus=1, profile="calm")
+    client.place("o", pids=[other.pid], cpus=1, profile="calm")
+
+    assert 0 == client.report([("v", 3.0, 3600.0)])
 
 
 def test_nothing_is_kept_when_a_neighbour_or_the_victim_has_no_stored_profile(
@@ -83,14 +98,14 @@ def test_nothing_is_kept_when_a_neighbour_or_the_victim_has_no_stored_profile(
         client.place("unknown", pids=[third.pid], cpus=1)
         before = len(stored(daemon))
 
-        assert 0 == client.report([("v", 3.0, 5.0)])  # whose doing it was, greedy's or the unknown's, cannot be said
-        assert 0 == client.report([("unknown", 3.0, 5.0)])
+        assert 0 == reported(client, ("v", 3.0))  # whose doing it was, greedy's or the unknown's, cannot be said
+        assert 0 == reported(client, ("unknown", 3.0))
         client.release("unknown")
         calm.features[0].value = 0.9
         client.release("v")
         client.place("v", pids=[victim.pid], cpus=1, profile=calm)
-        assert 0 == client.report([("v", 3.0, 5.0)])  # the profile sent along is not the stored one of its name
-        assert 0 == client.report([("o", 3.0, 5.0)])
+        assert 0 == reported(client, ("v", 3.0))  # the profile sent along is not the stored one of its name
+        assert 0 == reported(client, ("o", 3.0))
         assert before == len(stored(daemon))
     finally:
         third.end()
@@ -103,7 +118,7 @@ def test_a_profile_deleted_since_is_no_stored_one(client: Client, victim: Victim
     client.place("o", pids=[other.pid], cpus=1, profile="gone")
     client.delete_profile("gone")
 
-    assert 0 == client.report([("v", 3.0, 5.0), ("o", 3.0, 5.0)])
+    assert 0 == reported(client, ("v", 3.0), ("o", 3.0))
 
 
 def test_a_released_placement_cannot_be_reported_on(
@@ -116,7 +131,7 @@ def test_a_released_placement_cannot_be_reported_on(
     before = len(stored(daemon))
 
     with pytest.raises(CotenantError, match="'v' is not placed now") as caught:
-        client.report([("o", 2.0, 5.0), ("v", 2.0, 5.0)])
+        reported(client, ("o", 2.0), ("v", 2.0))
 
     assert "PLACEMENT_MISSING" == caught.value.reason
     assert before == len(stored(daemon))
