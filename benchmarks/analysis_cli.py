@@ -21,7 +21,7 @@ from benchmarks.matrix import ISOLATIONS, NEIGHBOURS
 from benchmarks.questions import HeldOutScore
 from benchmarks.runs import Outcome, RunLog
 from profiler.errors import ModelDamaged, ModelMissing
-from profiler.registry import ModelRegistry, Scores
+from profiler.registry import ModelRegistry
 
 _FILE_COLUMNS = 140  # of output that is no terminal: the widest table of the factorial part fits
 
@@ -58,28 +58,11 @@ def held_out_score(state: Path, topologies: set[str]) -> tuple[HeldOutScore | No
         return None, "no model is in use: profile the workloads alone, then `cotenant train`"
     if manifest.host_fingerprint not in topologies:
         return None, f"the model in use ({manifest.id}) is of another class of host"
-    scores: Scores = manifest.scores
-    error, prior, constant, nearest, families, noise = (
-        math.nan if one is None else one
-        for one in (
-            scores.lowo_mape,
-            scores.prior_mape,
-            scores.constant_mape,
-            scores.nearest_mape,
-            scores.families_mape,
-            scores.noise_floor,
-        )
-    )
     found = HeldOutScore(
         model=manifest.id,
         observations=manifest.observations,
         workloads=manifest.workloads,
-        error_ratio=error,
-        prior_error_ratio=prior,
-        constant_error_ratio=constant,
-        noise_ratio=noise,
-        nearest_error_ratio=nearest,
-        families_error_ratio=families,
+        scores=manifest.scores,
     )
     return found, ""
 

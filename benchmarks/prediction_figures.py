@@ -19,8 +19,9 @@ def prediction(found: Analysis, note: str) -> Drawing:
     """Draw the scores of the model in use on workloads that it has not seen."""
     name, title = "prediction", "Prediction of workloads the model has not seen"
     caption = (
-        "Median of |predicted / measured - 1| over observations whose workloads were left out of training whole; "
-        "shorter is better. Below it: the same where all workloads that are variants of one program were left out "
+        "Errors over observations whose workloads were left out of training whole; shorter is better. Dark: median of "
+        "|predicted / measured - 1|; light: mean, exp(mean |log(predicted / measured)|) - 1, in which what is far off "
+        "counts, too. Below it: the same where all workloads that are variants of one program were left out "
         "together; the analytic prior without training; what the most similar observation measured; always the same "
         "constant; and the error that even a perfect prediction of one single repetition would show; an observation is "
         "the median of several, so less than that is possible."
@@ -29,27 +30,36 @@ def prediction(found: Analysis, note: str) -> Drawing:
     question = next(one for one in found.questions if one.name == "prediction")
     if not question.answered:
         return replace(asked, missing="no model has a score here")
+    numbers = question.numbers
     bars = [
-        ("model, held out", question.numbers["held-out error"], BLUE),
-        ("model, all of a program held out", question.numbers["held-out error, programs"], BLUE),
-        ("prior alone", question.numbers["prior"], ORANGE),
-        ("most similar observation", question.numbers["nearest"], PURPLE),
-        ("constant", question.numbers["constant"], VERMILLION),
-        ("noise of one repetition", question.numbers["noise"], GREEN),
+        (text, numbers[f"{key}, median"], numbers[f"{key}, mean"], colour)
+        for text, key, colour in (
+            ("model, held out", "held-out error", BLUE),
+            ("model, all of a program held out", "held-out error, programs", BLUE),
+            ("prior alone", "prior", ORANGE),
+            ("most similar observation", "nearest", PURPLE),
+            ("constant", "constant", VERMILLION),
+        )
     ]
+    bars.append(("noise of one repetition", numbers["noise"], math.nan, GREEN))
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        widths = [value if math.isfinite(value) else 0.0 for _, value, _ in bars]
-        axes.barh(range(len(bars)), widths, color=[colour for *_, colour in bars], height=0.6)
-        for row, (_, value, _) in enumerate(bars):
-            told = f" {value:.1%}" if math.isfinite(value) else " unknown"
-            axes.text(widths[row], row, told, va="center")
+        widest = 0.01
+        for row, (_, *values, colour) in enumerate(bars):
+            for value, apart, strength in zip(values, (-0.19, 0.19), (1.0, 0.45), strict=True):
+                if strength < 1.0 and row == len(bars) - 1:
+                    continue  # noise has a median only
+                width = value if math.isfinite(value) else 0.0
+                widest = max(widest, width)
+                axes.barh(row + apart, width, color=colour, height=0.36, alpha=strength)
+                told = f" {value:.1%}" if math.isfinite(value) else " unknown"
+                axes.text(width, row + apart, told, va="center", fontsize="small")
         axes.set_yticks(range(len(bars)), [text for text, *_ in bars])
         axes.invert_yaxis()
-        axes.set_xlim(0.0, max(*widths, 0.01) * 1.15)
+        axes.set_xlim(0.0, widest * 1.15)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        axes.set_xlabel("median error of the slowdown factor")
+        axes.set_xlabel("error of the slowdown factor: median (dark), mean (light)")
 
     return drawn(asked, draw, height_in=3.4, note=note)
 

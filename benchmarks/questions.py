@@ -14,6 +14,7 @@ from benchmarks.factor_effects import FactorEffects
 from benchmarks.host_noise import HostNoise
 from benchmarks.relief import ReliefSummary
 from benchmarks.verdict import told_p
+from profiler.scores import Errors, Scores
 
 ALPHA = 0.05
 
@@ -26,17 +27,12 @@ _CHOICES = {  # terms over combinations of workloads
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutScore:
-    """How well a model predicts workloads that it has not seen: median |predicted / measured - 1|; NaN = unknown."""
+    """How well a model predicts workloads that it has not seen; profiler.scores says what the errors are."""
 
     model: str
     observations: int
     workloads: int
-    error_ratio: float  #: leave one workload out
-    prior_error_ratio: float  #: of the analytic prior alone, same observations
-    constant_error_ratio: float  #: of always the same
-    noise_ratio: float  #: what repetitions differ by
-    nearest_error_ratio: float = math.nan  #: of what the most similar observation measured
-    families_error_ratio: float = math.nan  #: of the model, all workloads of one program left out together
+    scores: Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,37 +149,55 @@ def relieving(reliefs: Sequence[ReliefSummary]) -> Question:
 def predicting(score: HeldOutScore | None, reason: str) -> Question:
     """Answer whether what is measured alone predicts the slowdown; `reason` says why there is no score."""
     asked = "Can what is measured of a workload alone predict its slowdown?"
-    if score is None or not math.isfinite(score.error_ratio):
+    if score is None or score.scores.lowo is None:
         return _open("prediction", asked, reason or "the model has no score on workloads held out")
+    found, own = score.scores, score.scores.lowo
     others = {
-        "the prior alone": score.prior_error_ratio,
-        "a constant": score.constant_error_ratio,
-        "the most similar observation": score.nearest_error_ratio,
+        "the prior alone": found.prior,
+        "a constant": found.constant,
+        "the most similar observation": found.nearest,
     }
-    known = {name: value for name, value in others.items() if math.isfinite(value)}
-    beaten = [name for name, value in known.items() if score.error_ratio < value]
-    all_of_them = "all of these" if len(beaten) == len(known) else ", ".join(beaten) or "none of these"
-    compared = ", ".join(f"{name} by {value:.1%}" for name, value in known.items()) or "nothing to compare with"
-    strict = score.families_error_ratio
+    known = {name: one for name, one in others.items() if one is not None}
+    by_median = [name for name, one in known.items() if own.median < one.median]
+    by_mean = [name for name, one in known.items() if own.mean < one.mean]
+    compared = ", ".join(f"{name} by {_both(one)}" for name, one in known.items()) or "nothing to compare with"
+    noise = "" if found.noise_floor is None else f"; a single repetition differs by {found.noise_floor:.1%}"
     held = (
-        f" With all variants of a program held out together it errs by {strict:.1%}." if math.isfinite(strict) else ""
+        f" With all variants of a program held out together it errs by {_both(found.families)}."
+        if found.families
+        else ""
     )
     return Question(
         name="prediction",
         question=asked,
         answered=True,
-        answer=f"Workloads held out whole are predicted with a median error of {score.error_ratio:.1%} by model "
-        f"{score.model} ({score.observations} observations of {score.workloads} workloads). Beside it err: "
-        f"{compared}; a single repetition differs by {score.noise_ratio:.1%}. The model beats {all_of_them}.{held}",
+        answer=f"Workloads held out whole are predicted with an error of {_both(own)} by model {score.model} "
+        f"({score.observations} observations of {score.workloads} workloads). Beside it err: {compared}{noise}. "
+        f"By the median the model beats {_these(by_median, known)}, by the mean {_these(by_mean, known)}.{held}",
         numbers={
-            "held-out error": score.error_ratio,
-            "prior": score.prior_error_ratio,
-            "constant": score.constant_error_ratio,
-            "nearest": score.nearest_error_ratio,
-            "held-out error, programs": score.families_error_ratio,
-            "noise": score.noise_ratio,
-        },
+            f"{name}, {kind}": value
+            for name, one in {
+                "held-out error": own,
+                "prior": found.prior,
+                "constant": found.constant,
+                "nearest": found.nearest,
+                "held-out error, programs": found.families,
+            }.items()
+            for kind, value in (
+                ("median", math.nan if one is None else one.median),
+                ("mean", math.nan if one is None else one.mean),
+            )
+        }
+        | {"noise": math.nan if found.noise_floor is None else found.noise_floor},
     )
+
+
+def _both(one: Errors) -> str:
+    return f"{one.median:.1%} (median; mean {one.mean:.1%})"
+
+
+def _these(beaten: Sequence[str], among: Mapping[str, Errors]) -> str:
+    return "all of these" if len(beaten) == len(among) else ", ".join(beaten) or "none of these"
 
 
 def _open(name: str, question: str, reason: str) -> Question:

@@ -182,7 +182,8 @@ class RunLog:
         """Read a folder, empty or absent ones too; raises RunsDamaged, or CampaignMismatch for another schema."""
         log = cls(folder)
         rows = [run for name in (PACKED, RUNS) for run in _Rows(folder / name, _RUN).read()]
-        log.runs = list({(run.key, run.attempt): run for run in rows}.values())  # packed and not removed yet: once
+        # packed and not removed yet: once; of two machines both
+        log.runs = list({(run.key, run.attempt, run.instance): run for run in rows}.values())
         log.hosts = {host.instance: host for host in _Rows(folder / HOSTS, _HOST).read()}
         for run in log.runs:
             if run.schema != SCHEMA:

@@ -173,8 +173,11 @@ def train(
     *,
     state: _State = None,
     only_if_better: Annotated[
-        bool, typer.Option("--only-if-better", help="Activate only if it beats the prior and the current model.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--only-if-better/--always", help="Activate only if it beats the prior and the current model, or always."
+        ),
+    ] = True,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -185,7 +188,7 @@ def train(
     ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Fit the slowdown model, score it on workloads held out, and activate it.
+    """Fit the slowdown model, score it on workloads held out, and activate it if it is better than what there is.
 
     It learns from what was measured here and from the dataset that comes with the program, as far as that is of this
     class of host.
@@ -210,16 +213,18 @@ def train(
         f"model {result['id']} from {result['observations']} observations of {result['workloads']} workloads: "
         f"{'active' if result['activated'] else 'stored, not active'}"
     )
-    table = Table("median error, workload held out", "")
+    table = Table("error, workload held out", "median", "mean")
     for label, key in (
-        ("this model", "lowo_mape"),
-        ("this model, all variants of a program held out", "families_mape"),
-        ("prior alone", "prior_mape"),
-        ("most similar observation", "nearest_mape"),
-        ("constant", "constant_mape"),
-        ("noise of one repetition", "noise_floor"),
+        ("this model", "lowo"),
+        ("this model, all variants of a program held out", "families"),
+        ("this model, only the pair held out", "pairs"),
+        ("prior alone", "prior"),
+        ("most similar observation", "nearest"),
+        ("constant", "constant"),
     ):
-        table.add_row(label, percent(scores[key]))
+        told = scores[key] or {"median": None, "mean": None}
+        table.add_row(label, percent(told["median"]), percent(told["mean"]))
+    table.add_row("noise of one repetition", percent(scores["noise_floor"]), "")
     Console().print(table)
     typer.echo(
         f"interval: factor {result['known_interval_factor']:.3g} either way for workloads seen in training "
@@ -253,9 +258,10 @@ def models(
     if as_json:
         print_json([_model_record(one, active) for one in stored])
     elif stored:
-        table = Table("", "id", "observations", "workloads", "held-out error", "prior", "noise floor")
+        table = Table("", "id", "observations", "workloads", "held-out error, mean", "prior", "noise floor")
         for one in stored:
-            errors = [percent(value) for value in (one.scores.lowo_mape, one.scores.prior_mape, one.scores.noise_floor)]
+            told = [None if score is None else score.mean for score in (one.scores.lowo, one.scores.prior)]
+            errors = [percent(value) for value in (*told, one.scores.noise_floor)]
             table.add_row("*" if one.id == active else "", one.id, str(one.observations), str(one.workloads), *errors)
         Console().print(table)
     else:

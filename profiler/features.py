@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from profiler.prior import PriorParts, prior
 from profiler.records import HostTraits, Relation, WorkloadProfile
 
 #: Profile features the model sees of both sides: name -> taken as log(1 + value) because it spans decades.
@@ -39,11 +40,15 @@ PROFILE_COLUMNS: dict[str, bool] = {
 
 RELATION_COLUMNS = ("same_cpu", "same_core", "same_l2", "same_llc", "same_node", "same_package")
 
+#: Logarithms of the prior's factors: where a factor is large, so is what is wrong with it.
+PRIOR_COLUMNS = ("prior_time_sharing", "prior_smt", "prior_cache", "prior_bandwidth")
+
 FEATURE_NAMES: tuple[str, ...] = (
     *(f"v_{name}" for name in PROFILE_COLUMNS),
     *(f"a_{name}" for name in PROFILE_COLUMNS),
     *RELATION_COLUMNS,
     "llc_bytes",
+    *PRIOR_COLUMNS,
 )
 
 #: Columns along which measured / prior may only rise: what the trees learn beside a greedier neighbour never helps.
@@ -85,9 +90,11 @@ def profile_digest(profile: WorkloadProfile) -> str:
 
 
 def pair_rows(
-    pairs: Sequence[tuple[WorkloadProfile | None, WorkloadProfile | None, Relation]], host: HostTraits
+    pairs: Sequence[tuple[WorkloadProfile | None, WorkloadProfile | None, Relation]],
+    parts: Sequence[PriorParts],
+    host: HostTraits,
 ) -> NDArray[np.float32]:
-    """Give the rows of many pairs: [n_pairs, n_features] float32; each profile is unpacked once."""
+    """Give the rows of many pairs, with the prior of each: [n_pairs, n_features] float32; unpacks each profile once."""
     columns: dict[int, list[float]] = {}
     for victim, aggressor, _ in pairs:
         for one in (victim, aggressor):
@@ -99,7 +106,8 @@ def pair_rows(
         + columns[id(aggressor)]
         + [one.same_cpu, one.same_core, one.same_l2, one.same_llc, one.same_node, one.same_package]
         + llc
-        for victim, aggressor, one in pairs
+        + [math.log(part.time_sharing), math.log(part.smt), math.log(part.cache), math.log(part.bandwidth)]
+        for (victim, aggressor, one), part in zip(pairs, parts, strict=True)
     ]
     return np.array(rows, dtype=np.float32).reshape(len(rows), len(FEATURE_NAMES))
 
@@ -108,5 +116,7 @@ def pair_row(
     victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, relation: Relation, host: HostTraits
 ) -> NDArray[np.float32]:
     """Give the row of one pair: [n_features] float32."""
-    row: NDArray[np.float32] = pair_rows([(victim, aggressor, relation)], host)[0]
+    row: NDArray[np.float32] = pair_rows(
+        [(victim, aggressor, relation)], [prior(victim, aggressor, relation, host)], host
+    )[0]
     return row

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from profiler.errors import ModelDamaged
 
+OBJECTIVES = frozenset({"reg:absoluteerror", "reg:squarederror"})  #: whose prediction is margin plus leaves
 _MAX_TREES = 10_000
 _MAX_DEPTH = 64
 
@@ -49,7 +50,7 @@ class Forest:
 
     @classmethod
     def from_json(cls, text: str | bytes, *, feature_names: Sequence[str]) -> Forest:
-        """Read a model saved by xgboost as JSON; raises ModelDamaged for anything but numeric squared-error trees.
+        """Read a model saved by xgboost as JSON; raises ModelDamaged for all but numeric trees of these OBJECTIVES.
 
         feature_names are the columns the caller will predict with; the model must have been fitted on just these.
         """
@@ -61,8 +62,8 @@ class Forest:
             count = int(learner["learner_model_param"]["num_feature"])
             if count != len(names):
                 raise ModelDamaged(f"the model says it has {count} features but names {len(names)}")
-            if (objective := learner["objective"]["name"]) != "reg:squarederror":
-                raise ModelDamaged(f"objective {objective!r} is not 'reg:squarederror'")
+            if (objective := learner["objective"]["name"]) not in OBJECTIVES:
+                raise ModelDamaged(f"objective {objective!r} is none of {', '.join(sorted(OBJECTIVES))}")
             booster = learner["gradient_booster"]
             if booster["name"] != "gbtree":
                 raise ModelDamaged(f"booster {booster['name']!r} is not 'gbtree'")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.registry import LoadedModel, Scores
+from profiler.registry import LoadedModel
+from profiler.scores import Errors, Scores
 
 COVERAGE = 0.9
 LEAST_COMPARED = 4  #: held-out observations from which two models are compared on them
@@ -49,8 +50,8 @@ class Rival:
     id: str
     scores: Scores
     compared: int = 0  #: held-out observations of workloads it did not know
-    new_mape: float | None = None  #: on those; None when there are none
-    own_mape: float | None = None
+    new: Errors | None = None  #: on those; None when there are none
+    own: Errors | None = None
 
 
 def rival_of(
@@ -81,37 +82,39 @@ def rival_of(
         id=manifest.id,
         scores=manifest.scores,
         compared=len(np.unique(index)),
-        new_mape=mape([one.model for one in strangers]),
-        own_mape=mape([own]),
+        new=errors([one.model for one in strangers]),
+        own=errors([own]),
     )
 
 
 def verdict(new: Scores, rival: Rival | None) -> Verdict:
-    """Judge a new model: it must beat the prior and the model in use; an equal score beats nobody.
+    """Judge a new model by mean errors: it must beat the prior and the model in use; an equal score beats nobody.
 
-    Two models are compared on the same observations, of workloads neither was trained on. Where there are too few of
-    those, only the stored scores are left, each on the data of its own day.
+    Means, because a scheduler is hurt by what is far off, which medians do not see. Two models are compared on the same
+    observations, of workloads neither was trained on. Where there are too few of those, only the stored scores are
+    left, each on the data of its own day.
     """
-    if new.lowo_mape is None or new.prior_mape is None:
+    if new.lowo is None or new.prior is None:
         return Verdict(better=False, reason="no workload could be held out, so nothing says that it is any good")
-    own = max(new.lowo_mape, new.families_mape or 0.0)  # a program it has never seen has no variants in training
-    if own >= new.prior_mape:
-        reason = f"held-out error {own:.1%} does not beat the prior's {new.prior_mape:.1%}"
+    families = new.families.mean if new.families else 0.0  # a program it has never seen has no variants in training
+    worst = max(new.lowo.mean, families)
+    if worst >= new.prior.mean:
+        reason = f"mean held-out error {worst:.1%} does not beat the prior's {new.prior.mean:.1%}"
         return Verdict(better=False, reason=reason)
     if rival is None:
         return Verdict(better=True, reason="")
-    if rival.compared >= LEAST_COMPARED and rival.new_mape is not None and rival.own_mape is not None:
-        mine, its = rival.new_mape, rival.own_mape
+    if rival.compared >= LEAST_COMPARED and rival.new is not None and rival.own is not None:
+        mine, its = rival.new.mean, rival.own.mean
         where = f"{rival.compared} held-out observations of workloads that neither was trained on"
-    elif rival.scores.lowo_mape is not None:
-        mine, its = new.lowo_mape, rival.scores.lowo_mape
+    elif rival.scores.lowo is not None:
+        mine, its = new.lowo.mean, rival.scores.lowo.mean
         where = (
             f"their stored scores, each on its own data, because only {rival.compared} observations are of workloads "
             "that the model in use does not know"
         )
     else:
         return Verdict(better=True, reason=f"model {rival.id} has no score to compare with")
-    said = f"error {mine:.1%} against {its:.1%} of model {rival.id}, compared by {where}"
+    said = f"mean error {mine:.1%} against {its:.1%} of model {rival.id}, compared by {where}"
     return Verdict(better=mine < its, reason=said)
 
 
@@ -135,9 +138,12 @@ def nearest(rows: NDArray[np.float32], known: NDArray[np.float32], target: NDArr
     return found
 
 
-def mape(residuals: Sequence[NDArray[np.float64]]) -> float | None:
-    """Median of |predicted SF / measured SF - 1| over everything held out; None when nothing could be."""
-    return float(np.median(np.abs(np.expm1(np.concatenate(residuals))))) if residuals else None
+def errors(residuals: Sequence[NDArray[np.float64]]) -> Errors | None:
+    """Summarise predicted - measured log SF over everything held out; None when nothing could be."""
+    if not residuals:
+        return None
+    found = np.concatenate(residuals)
+    return Errors(median=float(np.median(np.abs(np.expm1(found)))), mean=float(np.expm1(np.abs(found).mean())))
 
 
 def worst_residuals(rounds: Sequence[HeldOut]) -> NDArray[np.float64]:

@@ -53,7 +53,7 @@ class PairModel:
         margin = np.log([part.slowdown for part in parts]).astype(np.float32)
         total, far = margin, np.zeros(len(pairs), bool)
         if self._forest is not None:
-            rows = pair_rows(pairs, self._host)
+            rows = pair_rows(pairs, parts, self._host)
             far = self._range.outside(rows) | self._other_host
             total = np.where(far, margin, self._forest.predict(rows, margin))
         estimates = []

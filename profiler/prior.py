@@ -13,9 +13,12 @@ time sharing   u = demand per CPU (cpu_utilisation_ratio; unknown = 1, a hog). T
                Only the share same_cpu of the victim's CPUs suffers: 1 + same_cpu (f_v - 1).
 smt            Busy siblings cost smt_cost_sf: 1 + (smt_cost_sf - 1) u_v u_a (same_core - same_cpu).
 cache          Two threads of one CPU never run at once, so only same_llc - same_cpu counts ("beside"). With probes, as
-               Bubble-Up does (Mars et al., MICRO 2011): 1 + (sensitivity_sf - 1) pressure_ratio beside. Without
-               them, from footprints: the share that does not fit, o = max(0, 1 - llc / (f_v + f_a)), and 1 + o beside:
-               a workload pushed out wholly takes twice as long (assumed). Unknown = 1.
+               Bubble-Up does (Mars et al., MICRO 2011): 1 + e p beside, e = sensitivity_sf - 1, p = pressure_ratio,
+               at most 1: no neighbour presses harder than the probe at full pressure did. Both are measured with
+               noise, which products of two only add to, so each counts as far as it stands out of its own spread s:
+               x^3 / (x^2 + s^2) (as Wiener's filter does). Without them, from footprints: the share that does not
+               fit, o = max(0, 1 - llc / (f_v + f_a)), and 1 + o beside: a workload pushed out wholly takes twice as
+               long (assumed). Unknown = 1.
 bandwidth      The rule of time sharing, with u = memory_bytes_per_s / peak and the share "beside". The streaming probe
                takes bandwidth as well as cache, so a cache factor that rests on probes already holds it: then 1.
                Unknown = 1.
@@ -102,11 +105,18 @@ def _fair_share_factor(demand_v: float, demand_a: float) -> float:
 
 
 def _probed_cache_excess(victim: WorkloadProfile | None, aggressor: WorkloadProfile | None) -> float:
-    sensitivity = _value(victim, "cache_sensitivity_sf")
-    pressure = _value(aggressor, "cache_pressure_ratio")
-    if math.isnan(sensitivity) or math.isnan(pressure):
+    """Give e p; NaN when a probe did not tell."""
+    sensitivity = _standing_out(victim, "cache_sensitivity_sf", 1.0)
+    return sensitivity * min(1.0, _standing_out(aggressor, "cache_pressure_ratio", 0.0))
+
+
+def _standing_out(profile: WorkloadProfile | None, name: str, neutral: float) -> float:
+    """Give how far a feature lies above its neutral value, as far as its spread does not explain it; NaN = unknown."""
+    feature = None if profile is None else profile.feature(name)
+    if feature is None or math.isnan(feature.value):
         return math.nan
-    return max(0.0, sensitivity - 1.0) * pressure
+    above, spread = max(0.0, feature.value - neutral), feature.spread or 0.0
+    return above**3 / (above**2 + spread**2) if above > 0.0 else 0.0
 
 
 def _footprint_excess(victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, llc_bytes: float) -> float:

@@ -159,7 +159,12 @@ class WorkloadProfile:
 
     def value(self, name: str) -> float:
         """Give a feature's value, NaN when unknown."""
-        return next((feature.value for feature in self.features if feature.name == name), math.nan)
+        found = self.feature(name)
+        return math.nan if found is None else found.value
+
+    def feature(self, name: str) -> Feature | None:
+        """Give a feature with its spread; None when it was not measured."""
+        return next((feature for feature in self.features if feature.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,12 @@ from profiler.files import make_folder, name_checked, read_limited, write_atomic
 from profiler.forest import Forest
 from profiler.held_out_predictions import HeldOutPrediction, predictions_from_json, predictions_to_json
 from profiler.records import HostTraits
+from profiler.scores import Errors, Scores
 
-MANIFEST_SCHEMA_VERSION = 1  # 1: first version
+MANIFEST_SCHEMA_VERSION = 2  # 1: first version; 2: medians and means of errors
 _MODEL_LIMIT_BYTES = 64 * 2**20
 _MANIFEST_LIMIT_BYTES = 2**20
 _HELD_OUT_LIMIT_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
-    """How good a model is: median |predicted / measured - 1| over held-out observations; None = not computable."""
-
-    lowo_mape: float | None = None  #: leave one workload out
-    families_mape: float | None = None  #: leave all workloads of one program out; None also where no two share one
-    pairs_mape: float | None = None  #: leave one pair out: both seen, but not together in that relation
-    prior_mape: float | None = None  #: prior alone, same observations
-    constant_mape: float | None = None  #: always the median of the training observations
-    nearest_mape: float | None = None  #: what the most similar training observation measured; models before it: None
-    noise_floor: float | None = None  #: what repetitions of one observation differ by, same unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +56,8 @@ class Manifest:
     known_interval_rule: str  #: where known_half_width_log comes from
     training_low: tuple[float | None, ...]  #: per feature; None = never known in training
     training_high: tuple[float | None, ...]
-    known_workloads: tuple[str, ...] = ()  #: names of those workloads; empty in manifests before it was kept
-    host: HostTraits | None = None  #: whose prior it was fitted on; None in manifests before it was kept
+    known_workloads: tuple[str, ...] = ()  #: names of those workloads
+    host: HostTraits | None = None  #: whose prior it was fitted on
     schema_version: int = MANIFEST_SCHEMA_VERSION
 
 
@@ -183,6 +171,8 @@ class ModelRegistry:
             raise ModelMissing(f"no model is in use in {self._path}: make one with `cotenant train`")
         try:
             return self.load(model_id)
+        except ModelDamaged:
+            raise
         except ModelMissing as error:  # its folder was removed: that is not the same as no model at all
             raise ModelDamaged(_advice(self._path / "active", f"names model {model_id!r}, which is gone")) from error
 
@@ -219,14 +209,20 @@ class ModelRegistry:
         return manifest
 
 
+class _StoredErrors(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    median: float
+    mean: float
+
+
 class _StoredScores(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    lowo_mape: float | None
-    pairs_mape: float | None
-    prior_mape: float | None
-    constant_mape: float | None
-    families_mape: float | None = None
-    nearest_mape: float | None = None
+    lowo: _StoredErrors | None
+    families: _StoredErrors | None
+    pairs: _StoredErrors | None
+    prior: _StoredErrors | None
+    constant: _StoredErrors | None
+    nearest: _StoredErrors | None
     noise_floor: float | None
 
 
@@ -273,7 +269,7 @@ class _Stored(BaseModel):
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
     fields = {name: getattr(manifest, name) for name in _Stored.model_fields}
-    fields["scores"] = {name: getattr(manifest.scores, name) for name in _StoredScores.model_fields}
+    fields["scores"] = asdict(manifest.scores)
     if manifest.host is not None:
         known = {name: getattr(manifest.host, name) for name in _StoredHost.model_fields}
         fields["host"] = {name: None if value != value else value for name, value in known.items()}  # noqa: PLR0124
@@ -282,7 +278,10 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
 
 def _from_stored(stored: _Stored) -> Manifest:
     fields: dict[str, Any] = {name: getattr(stored, name) for name in _Stored.model_fields}
-    fields["scores"] = Scores(**stored.scores.model_dump())
+    scores = stored.scores.model_dump()
+    noise_floor = scores.pop("noise_floor")
+    parts = {name: None if value is None else Errors(**value) for name, value in scores.items()}
+    fields["scores"] = Scores(**parts, noise_floor=noise_floor)
     if stored.host is not None:
         told = stored.host.model_dump().items()
         known: dict[str, Any] = {name: math.nan if value is None else value for name, value in told}

@@ -37,8 +37,8 @@ from profiler.heldout import (
     COVERAGE,
     HeldOut,
     Rival,
+    errors,
     interval,
-    mape,
     nearest,
     noise_floor,
     rival_of,
@@ -47,7 +47,8 @@ from profiler.heldout import (
 )
 from profiler.host import host_traits
 from profiler.records import HostTraits, Observation, WorkloadProfile
-from profiler.registry import Manifest, ModelRegistry, Scores, TrainedModel
+from profiler.registry import Manifest, ModelRegistry, TrainedModel
+from profiler.scores import Scores
 from profiler.store import ObservationStore, ProfileStore
 from profiler.training_data import TrainingData, training_data
 from profiler.training_range import TrainingRange
@@ -55,14 +56,14 @@ from profiler.training_range import TrainingRange
 _ROUNDS = (1, 10, 25, 50, 100, 150)  #: boosting rounds to choose from; one is next to the prior alone
 _INNER_FOLDS = 5
 _PAIR_FOLDS = 20
+_LEAST_LEAF_SHARE = 0.04  #: of the weight of all observations that a leaf speaks for
 _PARAMETERS: dict[str, Any] = {
-    "objective": "reg:squarederror",
+    "objective": "reg:absoluteerror",  # squares chase the few that nothing explains, and cost the many that are fine
     "base_score": 0.0,  # the margin of each row is its prior; nothing is added to all
     "nthread": 1,
-    "max_depth": 3,
+    "max_depth": 4,
     "eta": 0.05,
     "lambda": 2.0,
-    "min_child_weight": 1.0,
     "monotone_constraints": str(MONOTONE),
 }
 
@@ -127,12 +128,12 @@ def _train(
         observations=len(data.target),
         workloads=len(workloads),
         scores=Scores(
-            lowo_mape=mape([one.model for one in rounds]),
-            families_mape=mape([one.model for one in kin]),
-            pairs_mape=mape([one.model for one in pairs]),
-            prior_mape=mape([one.prior for one in rounds]),
-            constant_mape=mape([one.constant for one in rounds]),
-            nearest_mape=mape([one.nearest for one in rounds]),
+            lowo=errors([one.model for one in rounds]),
+            families=errors([one.model for one in kin]),
+            pairs=errors([one.model for one in pairs]),
+            prior=errors([one.prior for one in rounds]),
+            constant=errors([one.constant for one in rounds]),
+            nearest=errors([one.nearest for one in rounds]),
             noise_floor=noise_floor(data.spreads()),
         ),
         half_width_log=half_width,
@@ -187,7 +188,7 @@ def train_state(
         if found.reason:
             notes.append(found.reason if activated else f"not activated: {found.reason}")
     elif reason := verdict(model.manifest.scores, None).reason:
-        notes.append(f"activated though {reason}; `--only-if-better` would not")
+        notes.append(f"activated as asked, though {reason}")
     model_id = registry.save(model)
     if activated:
         registry.activate(model_id)
@@ -253,7 +254,8 @@ def _boost(data: TrainingData, kept: NDArray[np.bool_], seed: int, rounds: int) 
         base_margin=data.margin[kept],
         nthread=1,
     )
-    return xgboost.train({**_PARAMETERS, "seed": seed}, matrix, rounds)
+    least = max(1.0, _LEAST_LEAF_SHARE * float(data.weight[kept].sum()))
+    return xgboost.train({**_PARAMETERS, "min_child_weight": least, "seed": seed}, matrix, rounds)
 
 
 def _hold_out(data: TrainingData, kept: NDArray[np.bool_], seed: int) -> HeldOut:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.features import PROFILE_COLUMNS
+from profiler.features import PRIOR_COLUMNS, PROFILE_COLUMNS
 
 #: A value this share of the training width outside the training range still counts as inside.
 _SLACK = 0.05
 #: Share of a side's known features that may lie outside the training range.
 _STRANGE_SHARE = 0.2
 _SIDE = len(PROFILE_COLUMNS)
+_RELATION = slice(2 * _SIDE, -len(PRIOR_COLUMNS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class TrainingRange:
         slack = _SLACK * (most - least) + 1e-6
         known = ~np.isnan(rows)
         strange = known & (np.isnan(least) | (rows < least - slack) | (rows > most + slack))
-        far = np.asarray(strange[:, 2 * _SIDE :].any(axis=1))
+        far = np.asarray(strange[:, _RELATION].any(axis=1))
         for side in (slice(0, _SIDE), slice(_SIDE, 2 * _SIDE)):
             count = known[:, side].sum(axis=1)
             far |= (count == 0) | (strange[:, side].sum(axis=1) > _STRANGE_SHARE * count)

@@ -10,6 +10,7 @@ from cotenant.v1 import model_pb2, model_pb2_grpc, profile_pb2, profile_pb2_grpc
 from profiler.errors import ModelDamaged, ProfileMissing
 from profiler.records import WorkloadProfile
 from profiler.registry import Manifest, ModelRegistry
+from profiler.scores import Errors
 from profiler.store import ProfileStore
 from scheduler import wire
 from scheduler.border import digest_of, page_of
@@ -161,6 +162,10 @@ def _not_listed(error: ModelDamaged) -> None:
     _log.warning("damaged model not listed", extra={"problem": str(error)})
 
 
+def _median(found: Errors | None) -> float | None:
+    return None if found is None else found.median
+
+
 def _model_to(manifest: Manifest, active: str | None) -> model_pb2.Model:
     scores = manifest.scores
     return model_pb2.Model(
@@ -170,9 +175,9 @@ def _model_to(manifest: Manifest, active: str | None) -> model_pb2.Model:
         observations=manifest.observations,
         workloads=manifest.workloads,
         host_fingerprint=manifest.host_fingerprint,
-        mape_lowo=wire.finite_or_none(scores.lowo_mape),
-        mape_pairs=wire.finite_or_none(scores.pairs_mape),
-        mape_prior=wire.finite_or_none(scores.prior_mape),
+        mape_lowo=_median(scores.lowo),
+        mape_pairs=_median(scores.pairs),
+        mape_prior=_median(scores.prior),
         noise_floor=wire.finite_or_none(scores.noise_floor),
         sha256=manifest.sha256,
     )

@@ -15,6 +15,7 @@ from benchmarks.design import Cell, Isolation, Member
 from benchmarks.questions import HeldOutScore
 from benchmarks.runs import Outcome, Reading, Run
 from benchmarks.verdict import Hypothesis, Verdict
+from profiler.scores import Errors, Scores
 from profiler.tokens import burstiness
 from tests.benchmarks.simulated_runs import AGENTS, NOT_HERE, breadth_cells, factorial_cells, simulated_runs
 
@@ -272,21 +273,22 @@ def test_the_matrix_grades_what_is_there_and_names_what_is_not(planted: Analysis
 
 
 def test_a_better_model_answers_the_fourth_question_and_none_leaves_it_open(planted: Analysis) -> None:
-    score = HeldOutScore(
-        model="m", observations=9, workloads=3, error_ratio=0.1, prior_error_ratio=0.2, constant_error_ratio=0.3,
-        noise_ratio=0.05,
-    )  # fmt: skip
+    def by(median: float, mean: float) -> Errors:
+        return Errors(median=median, mean=mean)
+
+    scores = Scores(lowo=by(0.1, 0.15), prior=by(0.2, 0.25), constant=by(0.3, 0.4), noise_floor=0.05)
+    score = HeldOutScore(model="m", observations=9, workloads=3, scores=scores)
 
     answered = analyse([], score=score).questions[3]
 
     assert answered.answered
-    assert "10.0%" in answered.answer
-    assert "the prior alone by 20.0%, a constant by 30.0%;" in answered.answer
-    assert "beats all of these" in answered.answer
-    found = dataclasses.replace(score, nearest_error_ratio=0.08, families_error_ratio=0.123)
-    stricter = analyse([], score=found).questions[3].answer
-    assert "beats the prior alone, a constant." in stricter
-    assert "all variants of a program held out together it errs by 12.3%" in stricter
+    assert "an error of 10.0% (median; mean 15.0%)" in answered.answer
+    assert "the prior alone by 20.0% (median; mean 25.0%), a constant by 30.0%" in answered.answer
+    assert "By the median the model beats all of these, by the mean all of these." in answered.answer
+    found = dataclasses.replace(scores, nearest=by(0.08, 0.2), families=by(0.123, 0.234))
+    stricter = analyse([], score=dataclasses.replace(score, scores=found)).questions[3].answer
+    assert "By the median the model beats the prior alone, a constant, by the mean all of these." in stricter
+    assert "all variants of a program held out together it errs by 12.3% (median; mean 23.4%)" in stricter
     assert not planted.questions[3].answered
     assert "because no model" in planted.questions[3].answer
 

@@ -109,8 +109,7 @@ def test_the_score_of_a_model_counts_for_its_own_class_of_host_only(tmp_path: Pa
     elsewhere, reason = held_out_score(tmp_path, {"another"})
 
     assert here is not None
-    assert (here.model, here.error_ratio) == (model_id, model.manifest.scores.lowo_mape)
-    assert here.prior_error_ratio == model.manifest.scores.prior_mape
+    assert (here.model, here.scores) == (model_id, model.manifest.scores)
     assert not no_reason
     assert elsewhere is None
     assert "another class of host" in reason

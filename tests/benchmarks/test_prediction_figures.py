@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from benchmarks.report_folder import read_predictions
 from benchmarks.runs import RunLog
 from profiler.held_out_predictions import HeldOutPrediction
 from profiler.registry import ModelRegistry
+from profiler.scores import Errors, Scores
 from profiler.training import train
 from tests.benchmarks.simulated_runs import factorial_cells, simulated_runs
 from tests.fakes.campaigns import HOST
@@ -21,16 +21,11 @@ from tests.fakes.profiles import HOST as TRAITS
 from tests.fakes.profiles import SAME_LLC
 
 
-def analysed(noise_ratio: float = 0.011) -> Analysis:
-    score = HeldOutScore(
-        model="m",
-        observations=40,
-        workloads=9,
-        error_ratio=0.123,
-        prior_error_ratio=0.234,
-        constant_error_ratio=math.nan,
-        noise_ratio=noise_ratio,
+def analysed(noise_ratio: float | None = 0.011) -> Analysis:
+    scores = Scores(
+        lowo=Errors(median=0.123, mean=0.156), prior=Errors(median=0.234, mean=0.267), noise_floor=noise_ratio
     )
+    score = HeldOutScore(model="m", observations=40, workloads=9, scores=scores)
     return analyse(simulated_runs(factorial_cells()[:1], repetitions=3), score=score)
 
 
@@ -52,7 +47,7 @@ def point(measured: float, predicted: float, **changes: float) -> HeldOutPredict
 def test_prediction_shows_the_scores() -> None:
     shown = prediction(analysed(), "").svg.decode()
 
-    assert all(f"<!--  {one} -->" in shown for one in ("12.3%", "23.4%", "1.1%", "unknown"))
+    assert all(f"<!--  {one} -->" in shown for one in ("12.3%", "15.6%", "23.4%", "1.1%", "unknown"))
 
 
 def test_points_tell_models_from_the_prior_and_how_many_intervals_hold() -> None:
@@ -76,7 +71,7 @@ def test_points_tell_models_from_the_prior_and_how_many_intervals_hold() -> None
 
 
 def test_unknown_noise_is_no_band() -> None:
-    shown = predicted_against_measured(analysed(math.nan), [point(1.5, 1.4)], "", "").svg.decode()
+    shown = predicted_against_measured(analysed(None), [point(1.5, 1.4)], "", "").svg.decode()
 
     assert "<!-- measured SF -->" in shown
     assert "<!-- noise of one repetition -->" not in shown

@@ -128,6 +128,23 @@ def test_a_run_of_which_only_a_part_fits_is_taken_back(tmp_path: Path) -> None:
     assert len(log.runs) == 1
 
 
+def test_records_of_two_machines_of_one_class_are_appended_to_each_other(tmp_path: Path) -> None:
+    other = dataclasses.replace(HOST, instance="b2")
+    for name, host in (("one", HOST), ("two", other)):
+        log = RunLog(tmp_path / name)
+        log.folder.mkdir()
+        log.join(host)
+        log.append(simulated_run(instance=host.instance))
+    for name in (RUNS, HOSTS):
+        with (tmp_path / "one" / name).open("ab") as file:
+            file.write((tmp_path / "two" / name).read_bytes())
+
+    joined = RunLog.load(tmp_path / "one")
+
+    assert [run.instance for run in joined.runs] == ["a1", "b2"]
+    assert set(joined.hosts) == {"a1", "b2"}
+
+
 def test_packing_gives_the_same_bytes_and_the_same_runs(tmp_path: Path) -> None:
     log = RunLog.load(tmp_path / "from")
     log.folder.mkdir()

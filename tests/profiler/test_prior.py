@@ -87,6 +87,22 @@ def test_cache_costs_sensitivity_times_pressure_but_only_at_the_same_time() -> N
     assert prior(victim, aggressor, SAME_CPU, HOST).cache == 1.0
 
 
+def test_nobody_presses_harder_than_the_probe_at_full_pressure() -> None:
+    victim = profile_of(cache_sensitivity_sf=3.0)
+
+    assert prior(victim, profile_of(cache_pressure_ratio=1.4), SAME_LLC, HOST).cache == 3.0
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(0.0, 3.0), (2.0, 2.0), (200.0, 1.0)])
+def test_what_a_probe_measured_counts_as_far_as_it_stands_out_of_its_spread(spread: float, expected: float) -> None:
+    profile = profile_of(cache_sensitivity_sf=3.0)
+    noisy = replace(profile, features=tuple(replace(one, spread=spread) for one in profile.features))
+
+    found = prior(noisy, profile_of(cache_pressure_ratio=1.0), SAME_LLC, HOST).cache
+
+    assert found == pytest.approx(expected, abs=0.001)
+
+
 def test_footprints_stand_in_for_missing_probes() -> None:
     whole_cache = profile_of(llc_footprint_bytes=32e6)
 

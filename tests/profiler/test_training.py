@@ -20,7 +20,8 @@ from profiler.heldout import verdict
 from profiler.host import host_traits
 from profiler.prediction import PairModel
 from profiler.records import Observation, WorkloadProfile
-from profiler.registry import ModelRegistry, Scores, TrainedModel
+from profiler.registry import ModelRegistry, TrainedModel
+from profiler.scores import Errors, Scores
 from profiler.store import ObservationStore, ProfileStore
 from profiler.training import train, train_state
 from tests.fakes.measurements import made_up_observations, made_up_profiles
@@ -39,11 +40,11 @@ def stored(tmp_path: Path) -> PairModel:
 def test_the_model_beats_prior_and_constant_on_workloads_it_never_saw() -> None:
     scores = TRAINED.manifest.scores
 
-    assert scores.lowo_mape is not None
-    assert scores.prior_mape is not None
-    assert scores.constant_mape is not None
-    assert scores.lowo_mape < 0.5 * scores.prior_mape
-    assert scores.lowo_mape < 0.5 * scores.constant_mape
+    assert scores.lowo is not None
+    assert scores.prior is not None
+    assert scores.constant is not None
+    assert scores.lowo.mean < 0.5 * scores.prior.mean
+    assert scores.lowo.mean < 0.5 * scores.constant.mean
     assert scores.noise_floor == pytest.approx(math.expm1(0.6745 * 0.02))
 
 
@@ -159,7 +160,7 @@ def test_when_nothing_can_be_held_out_there_is_no_score() -> None:
 
     manifest = train(one_pair, PROFILES, HOST).manifest
 
-    assert manifest.scores.lowo_mape is None
+    assert manifest.scores.lowo is None
     assert "nothing could be held out" in manifest.interval_rule
     assert not verdict(manifest.scores, None).better
 
@@ -171,7 +172,7 @@ def test_when_nothing_can_be_held_out_there_is_no_score() -> None:
         (OBSERVATIONS[:3], "3 usable observations"),
         (
             [one for one in OBSERVATIONS if one.victim == one.aggressors[0] == "w0"] * 3,
-            "6 usable observations of 1 workloads",
+            "2 usable observations of 1 workloads",
         ),
         ([replace(one, host_fingerprint="other") for one in OBSERVATIONS], "Of 72 stored, 0 are pairs"),
         ([replace(one, victim="unknown") for one in OBSERVATIONS], "72 of those name a workload without profile"),
@@ -225,7 +226,8 @@ def test_a_score_on_easier_data_does_not_defend_the_model_in_use(tmp_path: Path)
 
     new = train_state(tmp_path, HOST, only_if_better=True)
 
-    assert new["scores"]["lowo_mape"] > (easy.manifest.scores.lowo_mape or 0.0)
+    assert easy.manifest.scores.lowo is not None
+    assert new["scores"]["lowo"]["mean"] > easy.manifest.scores.lowo.mean
     assert new["activated"]
     assert f"of model {old}, compared by" in new["notes"][0]
     assert "held-out observations of workloads that neither was trained on" in new["notes"][0]
@@ -246,7 +248,8 @@ def test_a_workload_known_by_name_is_no_stranger_though_its_profile_was_taken_an
 
 def test_a_model_of_another_class_of_host_defends_nothing(tmp_path: Path) -> None:
     fill(tmp_path, HOST.fingerprint, profiles=FEW)
-    manifest = replace(TRAINED.manifest, host_fingerprint="elsewhere", scores=Scores(lowo_mape=0.0, prior_mape=1.0))
+    perfect = Scores(lowo=Errors(median=0.0, mean=0.0), prior=Errors(median=1.0, mean=1.0))
+    manifest = replace(TRAINED.manifest, host_fingerprint="elsewhere", scores=perfect)
     put_in_use(tmp_path, replace(TRAINED, manifest=manifest))
 
     trained = train_state(tmp_path, HOST, only_if_better=True)
@@ -263,7 +266,7 @@ def test_a_child_process_trains_and_prints_one_line_of_json(tmp_path: Path) -> N
 
     result = json.loads(done.stdout)
     assert ModelRegistry(tmp_path / "models").active().manifest.id == result["id"]
-    assert result["scores"]["lowo_mape"] < result["scores"]["prior_mape"]
+    assert result["scores"]["lowo"]["mean"] < result["scores"]["prior"]["mean"]
 
 
 def test_a_child_process_that_cannot_train_says_why(tmp_path: Path) -> None:
@@ -301,6 +304,6 @@ def test_two_workloads_seen_with_other_partners_have_an_interval_of_their_own(tm
     known, unknown = model.estimate([(seen, PROFILES["w2"], SAME_CPU), (stranger, PROFILES["w2"], SAME_CPU)])
 
     assert "held-out observations" in manifest.known_interval_rule
-    assert manifest.scores.pairs_mape is not None
+    assert manifest.scores.pairs is not None
     assert math.log(known.upper / known.slowdown) == pytest.approx(manifest.known_half_width_log)
     assert math.log(unknown.upper / unknown.slowdown) == pytest.approx(manifest.half_width_log)

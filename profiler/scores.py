@@ -1,0 +1,26 @@
+"""How good a model is, as numbers that stand beside each other. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """How far predictions of held-out observations are off, as shares of what was measured."""
+
+    median: float  #: of |predicted / measured - 1|
+    mean: float  #: exp(mean |log(predicted / measured)|) - 1: what is far off counts, too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """The errors of a model and of what it must beat; None = not computable."""
+
+    lowo: Errors | None = None  #: leave one workload out
+    families: Errors | None = None  #: leave all workloads of one program out; None also where no two share one
+    pairs: Errors | None = None  #: leave one pair out: both seen, but not together in that relation
+    prior: Errors | None = None  #: prior alone, same observations
+    constant: Errors | None = None  #: always the median of the training observations
+    nearest: Errors | None = None  #: what the most similar training observation measured
+    noise_floor: float | None = None  #: median by which repetitions of one observation differ, same unit
