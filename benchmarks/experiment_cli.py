@@ -93,7 +93,7 @@ def plan(
     With runs measured already it says, too, how many are still to do.
     """
     setting = host_setting(extended(read_design(design), extra), Path(), revision="")
-    chosen = chosen_cells(setting, parts, cells, reps)
+    chosen = chosen_cells(setting, parts, cells, reps, extra)
     rows = [(cell, count, setting.infeasible(cell)) for cell, count in chosen.repetitions.items()]
     seconds = sum(count * run_s(chosen, cell) for cell, count, reason in rows if not reason)
     folder = data or default_state() / "experiment"
@@ -166,7 +166,7 @@ def run(
     asked = extended(read_design(design), extra)
     with RunLog(folder).locked(), ended_by_signals():
         setting = host_setting(asked, folder, revision=source_revision())
-        chosen = chosen_cells(setting, parts, cells, reps)
+        chosen = chosen_cells(setting, parts, cells, reps, extra)
         log = RunLog.load(folder)
         log.join(setting.host)
         remove_orphans(setting.enforcer)

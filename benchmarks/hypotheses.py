@@ -13,8 +13,8 @@ from benchmarks.cells import Sample, Side, not_applicable
 from benchmarks.design import Isolation, Part
 from benchmarks.effect import independent_d
 from benchmarks.inference import paired_t, pooled_t
-from benchmarks.interval import median_interval
-from benchmarks.relief import SLOWED, over_pairs, relieved_share
+from benchmarks.interval import least_units, median_interval
+from benchmarks.relief import CONFIDENCE, SLOWED, over_pairs, relieved_share
 from benchmarks.runs import Run
 from benchmarks.sample import FloatArray
 from benchmarks.verdict import Hypothesis, Verdict, judged, told_p
@@ -98,7 +98,9 @@ def cache_partitioning(runs: Sequence[Run], samples: Sequence[Sample], *, seed: 
     slowed = [pair for pair in both if median_interval(pair[0].known, seed=seed).lower > SLOWED]
     if not slowed:
         return replace(
-            asked, reason=f"no agent is slowed above {SLOWED} beyond chance under none, in {len(both)} pairs of cells"
+            asked,
+            reason=f"no agent is known to be slowed above {SLOWED} under none, in {len(both)} pairs of cells (a cell "
+            f"needs {least_units(CONFIDENCE)} good runs to tell)",
         )
     relief = over_pairs(relieved_share, [one.known for one, _ in slowed], [one.known for _, one in slowed], seed=seed)
     p = _lower_with_it([(one.log_slowdown, other.log_slowdown) for one, other in slowed])

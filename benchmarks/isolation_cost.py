@@ -1,8 +1,8 @@
 """What an isolation does to the time itself, with and without it: its own price, and what it gains in all. Pure.
 
 SF compares a member with itself alone under the same isolation, so what isolation takes away (CPUs, cache) is not in
-it. Here two runs of the same members and one repetition are compared, one with the isolation, one under none: they
-share the hour, the data and the agents' turns, though not the seconds.
+it. Here two runs of the same members, repetition and host instance are compared, one with the isolation, one under
+none: they share the hour, the data and the agents' turns, though not the seconds.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class TimeRatios:
 
 def time_ratios(good: Iterable[Run], isolation: Isolation) -> Mapping[tuple[tuple[Member, ...], str], TimeRatios]:
     """Give them by members of the cell and workload, for part factorial; what a window did not tell is left out."""
-    runs: dict[Isolation, dict[tuple[tuple[Member, ...], int], Run]] = {isolation: {}, Isolation.NONE: {}}
+    runs: dict[Isolation, dict[tuple[tuple[Member, ...], int, str], Run]] = {isolation: {}, Isolation.NONE: {}}
     for run in good:
         if run.part is Part.FACTORIAL and run.isolation in runs:
-            runs[run.isolation][run.members, run.repetition] = run
+            runs[run.isolation][run.members, run.repetition, run.instance] = run
     pairs: dict[tuple[Member, ...], list[tuple[Run, Run]]] = {}
-    for (members, repetition), run in sorted(runs[isolation].items(), key=lambda one: one[0][1]):
-        if (without := runs[Isolation.NONE].get((members, repetition))) is not None:
-            pairs.setdefault(members, []).append((run, without))
+    for key, run in sorted(runs[isolation].items(), key=lambda one: one[0][1]):
+        if (without := runs[Isolation.NONE].get(key)) is not None:
+            pairs.setdefault(run.members, []).append((run, without))
     return {
         (members, member.workload): TimeRatios(
             alone=_known(work_ratio(*pair, member.workload, _ALONE) for pair in found),

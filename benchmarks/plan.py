@@ -36,15 +36,17 @@ def extended(design: Design, extra: str) -> Design:
     return design.with_services(names) if names else design
 
 
-def chosen_cells(setting: Setting, parts: list[Part] | None, cells: str | None, reps: int | None) -> Design:
+def chosen_cells(
+    setting: Setting, parts: list[Part] | None, cells: str | None, reps: int | None, extra: str = ""
+) -> Design:
     """Leave of the design what the options ask for; raises DesignInvalid when that is nothing.
 
-    Without a part: the cells of the services that were added, if any were, else the factorial part.
+    Without a part: the cells of the services that `extra` added, if it did, else the factorial part.
     """
     design = setting.design
     wanted = parts or [Part.FACTORIAL]
-    if parts is None and (added := design.beside_services()):
-        design, wanted = design.only(added), [Part.BREADTH]
+    if extra and not parts:
+        design, wanted = design.only(design.beside_services()), [Part.BREADTH]
     if cells is None or not cells.isdecimal():
         return design.chosen(wanted, cells=cells, repetitions=reps)
     if int(cells) == 0:

@@ -133,7 +133,8 @@ def summarised(samples: Sequence[Sample], found: Sequence[Relief], *, seed: int 
 def over_pairs(share: Callable[..., FloatArray], *columns: Sequence[FloatArray], seed: int = 0) -> Interval:
     """Give the median over pairs of cells of share(of each column one, axis=-1), every array resampled for itself.
 
-    Pairs with too few runs for an interval are left out where others have enough: one would take it from all.
+    The interval leaves pairs with too few runs out where others have enough, since one would take it from all; the
+    estimate is of all.
     """
     pairs = list(zip(*columns, strict=True))
     enough = [pair for pair in pairs if min(one.size for one in pair) >= least_units(CONFIDENCE)]
@@ -144,7 +145,8 @@ def over_pairs(share: Callable[..., FloatArray], *columns: Sequence[FloatArray],
         shares = [share(*drawn[at : at + width], axis=axis) for at in range(0, len(drawn), width)]
         return np.asarray(np.median(shares, axis=0))
 
-    return bootstrap_interval(median, *(flat or [np.empty(0)]), confidence=CONFIDENCE, seed=seed)
+    found = bootstrap_interval(median, *(flat or [np.empty(0)]), confidence=CONFIDENCE, seed=seed)
+    return replace(found, estimate=float(np.median([share(*pair, axis=-1) for pair in pairs]))) if pairs else found
 
 
 def relieved_share(without: FloatArray, with_it: FloatArray, axis: int = -1) -> FloatArray:

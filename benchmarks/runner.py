@@ -82,7 +82,8 @@ class Campaign:
             for run in self._block(list(block)):
                 self.log.append(run)
                 done += 1
-                failures = failures + 1 if run.outcome is Outcome.FAILED else 0
+                if run.outcome is not Outcome.NOT_APPLICABLE:  # that is no success
+                    failures = failures + 1 if run.outcome is Outcome.FAILED else 0
                 if failures == _MOST_FAILURES:
                     raise CampaignStuck(f"{failures} runs in a row failed, the last one because: {run.reason}")
                 if run.outcome is not Outcome.NOT_APPLICABLE:

@@ -35,11 +35,12 @@ def crowd_excess(victim: Demand, others: Sequence[tuple[Demand, int]]) -> float:
     total = victim.utilisation + sum(one.utilisation * count for one, count in others)
     if total <= 1.0 or sum(count for _, count in others) < 2:
         return 0.0
-    wanted = []
+    wanted: list[float] = []
+    pairs = 1.0
     for one, count in others:
-        waiting = 1.0 + (one.waiting - 1.0) * min(1.0, total - one.utilisation)
-        wanted += [one.utilisation / waiting] * count
-    pairs = 1.0 + sum(_fair(victim.utilisation, (one,)) - 1.0 for one in wanted)
+        demand = one.utilisation / (1.0 + (one.waiting - 1.0) * min(1.0, total - one.utilisation))
+        wanted += [demand] * count
+        pairs += count * (_fair(victim.utilisation, (demand,)) - 1.0)
     return max(0.0, _fair(victim.utilisation, wanted) - pairs)
 
 

@@ -56,6 +56,7 @@ FEATURE_NAMES: tuple[str, ...] = (
 _RISING = frozenset(
     {
         "same_llc",
+        *PRIOR_COLUMNS,  # which rise with all of these themselves
         "a_cpu_utilisation_ratio",
         "a_cache_pressure_ratio",
         "v_cache_sensitivity_sf",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from profiler.registry import LoadedModel
 from profiler.scores import Errors, Scores
+from profiler.training_range import TrainingRange
 
 COVERAGE = 0.9
 LEAST_COMPARED = 4  #: held-out observations from which two models are compared on them
@@ -28,10 +29,11 @@ class HeldOut:
     prior: NDArray[np.float64]
     constant: NDArray[np.float64]
     nearest: NDArray[np.float64]
+    far: NDArray[np.bool_]  #: from what the round was trained on, so that the prior stands for the model
 
     def only(self, kept: NDArray[np.bool_]) -> HeldOut:
         """Keep some of the observations."""
-        parts = (self.model[kept], self.prior[kept], self.constant[kept], self.nearest[kept])
+        parts = (self.model[kept], self.prior[kept], self.constant[kept], self.nearest[kept], self.far[kept])
         return HeldOut(self.index[kept], *parts)
 
 
@@ -77,7 +79,9 @@ def rival_of(
     if not strangers:
         return Rival(id=manifest.id, scores=manifest.scores)
     index = np.concatenate([one.index for one in strangers])
-    own = current.forest.predict(rows[index], margin[index]).astype(np.float64) - target[index]
+    learned = current.forest.predict(rows[index], margin[index])
+    far = TrainingRange(manifest.training_low, manifest.training_high).outside(rows[index])
+    own = np.where(far, margin[index], learned).astype(np.float64) - target[index]  # as it is used
     return Rival(
         id=manifest.id,
         scores=manifest.scores,
@@ -96,11 +100,11 @@ def verdict(new: Scores, rival: Rival | None) -> Verdict:
     """
     if new.lowo is None or new.prior is None:
         return Verdict(better=False, reason="no workload could be held out, so nothing says that it is any good")
-    families = new.families.mean if new.families else 0.0  # a program it has never seen has no variants in training
-    worst = max(new.lowo.mean, families)
-    if worst >= new.prior.mean:
-        reason = f"mean held-out error {worst:.1%} does not beat the prior's {new.prior.mean:.1%}"
-        return Verdict(better=False, reason=reason)
+    # a program it has never seen has no variants in training
+    for what, own, prior in (("", new.lowo, new.prior), (" with whole programs", new.families, new.families_prior)):
+        if own is not None and prior is not None and own.mean >= prior.mean:
+            reason = f"mean error{what} held out {own.mean:.1%} does not beat the prior's {prior.mean:.1%}"
+            return Verdict(better=False, reason=reason)
     if rival is None:
         return Verdict(better=True, reason="")
     if rival.compared >= LEAST_COMPARED and rival.new is not None and rival.own is not None:
@@ -119,7 +123,7 @@ def verdict(new: Scores, rival: Rival | None) -> Verdict:
 
 
 def nearest(rows: NDArray[np.float32], known: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Give for each row the mean target of the known rows most like it: the baseline that only looks up.
+    """Give for each row the mean target of the known rows most like it, the prior's factors among their columns.
 
     rows [k, f], known [n, f], target [n] -> [k]. Columns count in units of their spread over `known`; one that only
     one of two rows tells counts as one such unit, one that neither tells or that never varies not at all.

@@ -11,13 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from profiler.features import pair_rows, profile_digest
-from profiler.prior import prior
+from profiler.prior import PRIOR_HALF_WIDTH_LOG, prior
 from profiler.records import HostTraits, Relation, SlowdownEstimate, WorkloadProfile
 from profiler.registry import LoadedModel
 from profiler.training_range import TrainingRange
-
-#: Without a model nothing is calibrated: the truth is taken to lie within this factor of the prior.
-PRIOR_INTERVAL_FACTOR = 1.5
 
 
 class PairModel:
@@ -27,7 +24,7 @@ class PairModel:
         """Take a model that was checked by the registry."""
         self._forest = loaded.forest if loaded else None
         self._host = host
-        self._half_width = self._known_half_width = math.log(PRIOR_INTERVAL_FACTOR)
+        self._half_width = self._known_half_width = PRIOR_HALF_WIDTH_LOG
         self._known: frozenset[str] = frozenset()
         self._range = TrainingRange((), ())
         self._other_host = False
@@ -36,7 +33,7 @@ class PairModel:
             manifest = loaded.manifest
             self.model_id = manifest.id
             self._other_host = manifest.host_fingerprint != host.fingerprint
-            if manifest.host is not None and not self._other_host:
+            if not self._other_host:
                 self._host = manifest.host  # what the trees learned is left over from this prior, not from a newer one
             self._half_width = manifest.half_width_log
             self._known_half_width = manifest.known_half_width_log
@@ -60,9 +57,8 @@ class PairModel:
         for pair, part, one_margin, log_slowdown, is_far in zip(pairs, parts, margin, total, far, strict=True):
             slowdown = math.exp(log_slowdown)
             known = not is_far and self._seen(pair[0]) and self._seen(pair[1])
-            width = math.exp(self._known_half_width if known else self._half_width)
-            if is_far:
-                width = max(width, PRIOR_INTERVAL_FACTOR)
+            half_width = self._known_half_width if known else self._half_width
+            width = math.exp(max(half_width, PRIOR_HALF_WIDTH_LOG) if is_far else half_width)
             estimates.append(
                 SlowdownEstimate(
                     slowdown=slowdown,

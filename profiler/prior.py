@@ -34,6 +34,7 @@ from dataclasses import dataclass
 
 from profiler.records import HostTraits, Relation, WorkloadProfile
 
+PRIOR_HALF_WIDTH_LOG = math.log(1.5)  #: of the interval of log SF where nothing is calibrated: the prior alone
 _DISK_BLOCK_BYTES = 4096  # less is not written at once
 
 

@@ -56,8 +56,8 @@ class Manifest:
     known_interval_rule: str  #: where known_half_width_log comes from
     training_low: tuple[float | None, ...]  #: per feature; None = never known in training
     training_high: tuple[float | None, ...]
-    known_workloads: tuple[str, ...] = ()  #: names of those workloads
-    host: HostTraits | None = None  #: whose prior it was fitted on
+    known_workloads: tuple[str, ...]  #: names of those workloads
+    host: HostTraits  #: whose prior it was fitted on
     schema_version: int = MANIFEST_SCHEMA_VERSION
 
 
@@ -197,6 +197,10 @@ class ModelRegistry:
         file = folder / "manifest.json"
         data = read_limited(file, _MANIFEST_LIMIT_BYTES, missing=ModelDamaged, damaged=ModelDamaged)
         try:
+            if (version := _Versioned.model_validate_json(data).schema_version) != MANIFEST_SCHEMA_VERSION:
+                raise ModelDamaged(
+                    _advice(file, f"has schema version {version}, this program reads {MANIFEST_SCHEMA_VERSION}")
+                )
             manifest = _from_stored(_Stored.model_validate_json(data))
         except ValidationError as error:
             first = error.errors()[0]
@@ -209,6 +213,12 @@ class ModelRegistry:
         return manifest
 
 
+class _Versioned(BaseModel):
+    """What a manifest of any version holds."""
+
+    schema_version: int
+
+
 class _StoredErrors(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     median: float
@@ -219,6 +229,7 @@ class _StoredScores(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     lowo: _StoredErrors | None
     families: _StoredErrors | None
+    families_prior: _StoredErrors | None
     pairs: _StoredErrors | None
     prior: _StoredErrors | None
     constant: _StoredErrors | None
@@ -263,16 +274,15 @@ class _Stored(BaseModel):
     known_interval_rule: str
     training_low: tuple[float | None, ...]
     training_high: tuple[float | None, ...]
-    known_workloads: tuple[str, ...] = ()
-    host: _StoredHost | None = None
+    known_workloads: tuple[str, ...]
+    host: _StoredHost
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
     fields = {name: getattr(manifest, name) for name in _Stored.model_fields}
     fields["scores"] = asdict(manifest.scores)
-    if manifest.host is not None:
-        known = {name: getattr(manifest.host, name) for name in _StoredHost.model_fields}
-        fields["host"] = {name: None if value != value else value for name, value in known.items()}  # noqa: PLR0124
+    known = asdict(manifest.host)
+    fields["host"] = {name: None if value != value else value for name, value in known.items()}  # noqa: PLR0124 - NaN
     return fields
 
 
@@ -282,17 +292,14 @@ def _from_stored(stored: _Stored) -> Manifest:
     noise_floor = scores.pop("noise_floor")
     parts = {name: None if value is None else Errors(**value) for name, value in scores.items()}
     fields["scores"] = Scores(**parts, noise_floor=noise_floor)
-    if stored.host is not None:
-        told = stored.host.model_dump().items()
-        known: dict[str, Any] = {name: math.nan if value is None else value for name, value in told}
-        fields["host"] = HostTraits(**known)
+    told = stored.host.model_dump().items()
+    known: dict[str, Any] = {name: math.nan if value is None else value for name, value in told}
+    fields["host"] = HostTraits(**known)
     return Manifest(**fields)
 
 
 def _problem(manifest: Manifest) -> str:
     """Say what is wrong with the manifest's numbers; empty when nothing is."""
-    if manifest.schema_version != MANIFEST_SCHEMA_VERSION:
-        return f"schema_version is {manifest.schema_version}, this version reads {MANIFEST_SCHEMA_VERSION}"
     for name in ("half_width_log", "known_half_width_log"):
         if not 0 <= getattr(manifest, name) <= 10:
             return f"{name} is {getattr(manifest, name)}, must be 0 to 10"

@@ -19,6 +19,7 @@ class Scores:
 
     lowo: Errors | None = None  #: leave one workload out
     families: Errors | None = None  #: leave all workloads of one program out; None also where no two share one
+    families_prior: Errors | None = None  #: prior alone, on the observations of `families`
     pairs: Errors | None = None  #: leave one pair out: both seen, but not together in that relation
     prior: Errors | None = None  #: prior alone, same observations
     constant: Errors | None = None  #: always the median of the training observations

@@ -46,6 +46,7 @@ from profiler.heldout import (
     worst_residuals,
 )
 from profiler.host import host_traits
+from profiler.prior import PRIOR_HALF_WIDTH_LOG
 from profiler.records import HostTraits, Observation, WorkloadProfile
 from profiler.registry import Manifest, ModelRegistry, TrainedModel
 from profiler.scores import Scores
@@ -130,6 +131,7 @@ def _train(
         scores=Scores(
             lowo=errors([one.model for one in rounds]),
             families=errors([one.model for one in kin]),
+            families_prior=errors([one.prior for one in kin]),
             pairs=errors([one.model for one in pairs]),
             prior=errors([one.prior for one in rounds]),
             constant=errors([one.constant for one in rounds]),
@@ -263,14 +265,15 @@ def _hold_out(data: TrainingData, kept: NDArray[np.bool_], seed: int) -> HeldOut
     target = data.target[out].astype(np.float64)
     booster = _fit(data, kept, seed)
     learned = booster.inplace_predict(data.rows[out], base_margin=data.margin[out], validate_features=False)
-    # as in use: what is far from the training data is left to the prior
-    predicted = np.where(TrainingRange.of(data.rows[kept]).outside(data.rows[out]), data.margin[out], learned)
+    far = TrainingRange.of(data.rows[kept]).outside(data.rows[out])  # as in use: that is left to the prior
+    predicted = np.where(far, data.margin[out], learned)
     return HeldOut(
         index=np.flatnonzero(out),
         model=predicted.astype(np.float64) - target,
         prior=data.margin[out] - target,
         constant=float(np.median(data.target[kept])) - target,
         nearest=nearest(data.rows[out], data.rows[kept], data.target[kept]) - target,
+        far=far,
     )
 
 
@@ -320,12 +323,13 @@ def _predictions(
             repetitions=one.repetitions,
             predicted=one.slowdown * math.exp(residual),
             prior=math.exp(data.margin[index]),
-            lower=one.slowdown * math.exp(residual - half_width_log),
-            upper=one.slowdown * math.exp(residual + half_width_log),
+            lower=one.slowdown * math.exp(residual - width),
+            upper=one.slowdown * math.exp(residual + width),
         )
         for workload, held in rounds.items()
-        for index, residual in zip(held.index.tolist(), held.model.tolist(), strict=True)
+        for index, residual, is_far in zip(held.index.tolist(), held.model.tolist(), held.far.tolist(), strict=True)
         for one in (data.observations[index],)
+        for width in (max(half_width_log, PRIOR_HALF_WIDTH_LOG) if is_far else half_width_log,)
     )
 
 

@@ -18,6 +18,7 @@ LISTED = 8  # candidates in an explanation
 _LISTED_RESIDENTS = 4  # residents per listed candidate, worst hit first
 _LISTED_CONTRIBUTIONS = 12
 _LISTED_NOTES = 3
+_TOLD_EXCESS = 0.005
 _GETS = "; it gets "  # begins the last clause of a summary
 
 
@@ -66,7 +67,10 @@ def candidate(found: Score, request: WorkloadRequest, limit: Limit) -> Candidate
 
 
 def contributions(found: Score) -> tuple[Contribution, ...]:
-    """Take the newcomer's slowdown apart: largest factors first; those of one aggressor multiply."""
+    """Take the newcomer's slowdown apart: largest factors first; those of one aggressor multiply.
+
+    What a full CPU costs beyond these pairs belongs to no aggressor: the summary tells it.
+    """
     parts = [
         (abs(math.log(factor)), position, cause, factor)
         for position, (estimate, _) in enumerate(found.neighbours)
@@ -99,8 +103,10 @@ def summary(
         said.append(
             f"there it is predicted to take {felt.slowdown:.2f}x ({felt.lower:.2f}-{felt.upper:.2f}) as long as alone"
         )
-        said.append(f", most of it {parts[0].cause} with {parts[0].aggressor}" if parts else "")
-        said.append(f", {found.crowd_excess:.2f}x of it because its CPUs are full" if found.crowd_excess else "")
+        is_crowd = 2 * found.crowd_excess > felt.slowdown - 1.0
+        said.append(f", most of it {parts[0].cause} with {parts[0].aggressor}" if parts and not is_crowd else "")
+        if found.crowd_excess >= _TOLD_EXCESS:
+            said.append(f", {found.crowd_excess:.2f}x of it because its CPUs are full")
         said.append(_worst_hit(found))
     else:
         said.append("nobody there shares anything with it")

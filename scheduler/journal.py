@@ -219,8 +219,8 @@ class Journal:
     def happened_since(self, time_unix_s: float) -> bool:
         """Tell whether anything happened to anybody since then, as far as events are kept."""
         with self._lock:
-            row = self._db.execute("SELECT 1 FROM events WHERE time_unix_s > ? LIMIT 1", (time_unix_s,)).fetchone()
-        return row is not None
+            row = self._db.execute("SELECT time_unix_s FROM events ORDER BY sequence DESC LIMIT 1").fetchone()
+        return row is not None and row[0] > time_unix_s
 
     def close(self) -> None:
         """Fold the WAL in and close."""

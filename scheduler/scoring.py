@@ -221,14 +221,8 @@ def _standings(ledger: Ledger, predictor: Predictor) -> tuple[Standing, ...]:
     kinds = [(predictor.key(group.profile), group.cpus.mask, len(group.members), group) for group in groups]
     for victim_key, victim_mask, _, victim in kinds:
         met: list[tuple[tuple[int, int, int], int]] = []
-        crowds.append(
-            tuple(
-                (demand, count)
-                for demand, (_, mask, members, aggressor) in zip(demands, kinds, strict=True)
-                if not victim_mask & ~mask and (count := members - (aggressor is victim))
-            )
-        )
-        for key, mask, members, aggressor in kinds:
+        crowd: list[tuple[Demand, int]] = []
+        for demand, (key, mask, members, aggressor) in zip(demands, kinds, strict=True):
             relation = code(victim_mask, mask)
             count = members - (aggressor is victim)
             if relation and count:
@@ -236,18 +230,21 @@ def _standings(ledger: Ledger, predictor: Predictor) -> tuple[Standing, ...]:
                 if pair not in pairs:
                     pairs[pair] = (victim.profile, aggressor.profile, unpack(relation))
                 met.append((pair, count))
+                if not victim_mask & ~mask:
+                    crowd.append((demand, count))
         beside.append(met)
+        crowds.append(tuple(crowd))
     found = dict(zip(pairs, predictor.estimate_many(list(pairs.values())), strict=True))
     pairwise = [together((found[pair], count) for pair, count in met) if met else ALONE for met in beside]
     return tuple(
         Standing(
             group=group,
-            present=crowded(felt, crowd_excess(demand, crowd)),
+            present=crowded(felt, crowd_excess(demand, who)),
             limit=limit_of(group.slo, group.profile, predictor.host_fingerprint),
             share=share(group.slo, group.weight),
             pairs=felt,
             demand=demand,
-            crowd=crowd,
+            crowd=who,
         )
-        for group, felt, demand, crowd in zip(groups, pairwise, demands, crowds, strict=True)
+        for group, felt, demand, who in zip(groups, pairwise, demands, crowds, strict=True)
     )

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from benchmarks.design import Isolation, Part
 from benchmarks.errors import DesignInvalid
 from benchmarks.experiment_cli import app
-from benchmarks.plan import read_design, run_s
+from benchmarks.host_setting import host_setting
+from benchmarks.plan import chosen_cells, read_design, run_s
 from benchmarks.runs import RunLog
 from tests.benchmarks.simulated_runs import factorial_cells, simulated_runs
 
@@ -47,6 +48,19 @@ def test_a_shard_that_is_none_is_refused_before_anything_is_made(tmp_path: Path,
 
     assert isinstance(ended.exception, DesignInvalid)
     assert not (tmp_path / "runs").exists()
+
+
+def test_services_that_are_added_are_measured_alone_unless_parts_are_named(tmp_path: Path) -> None:
+    setting = host_setting(read_design(None).with_services(["redis"]), tmp_path, revision="")
+
+    alone = chosen_cells(setting, None, None, 1, "redis")
+    besides = chosen_cells(setting, [Part.FACTORIAL, Part.BREADTH], None, 1, "redis")
+    without = chosen_cells(setting, None, None, 1)
+
+    assert len(alone.repetitions) == 12  # beside six workloads, pinned and stacked
+    assert all("redis+" in cell.name for cell in alone.repetitions)
+    assert {cell.part for cell in without.repetitions} == {Part.FACTORIAL}
+    assert {*alone.repetitions, *without.repetitions} < {*besides.repetitions}
 
 
 def test_no_cells_are_no_plan() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.features import FEATURE_NAMES, MONOTONE, PROFILE_COLUMNS, SCHEMA_HASH, pair_row
+from profiler.features import FEATURE_NAMES, MONOTONE, PRIOR_COLUMNS, PROFILE_COLUMNS, SCHEMA_HASH, pair_row
 from profiler.records import PROFILE_FEATURES
 from tests.fakes.profiles import APART, HOST, SAME_CPU, profile_of
 
@@ -23,6 +23,7 @@ def test_only_sharing_and_pressure_are_held_monotone() -> None:
 
     assert rising == {
         "same_llc",
+        *PRIOR_COLUMNS,
         "a_cpu_utilisation_ratio",
         "a_cache_pressure_ratio",
         "v_cache_sensitivity_sf",

@@ -102,7 +102,7 @@ def test_a_damaged_model_file_is_refused_and_the_previous_model_stays(
         ({"id": "other"}, "belongs to model 'other'"),
         ({"surprise": 1}, "surprise: Extra inputs"),
         ({"size_bytes": "many"}, "size_bytes: Input should be a valid integer"),
-        ({"schema_version": 9}, "schema_version is 9"),
+        ({"schema_version": 9}, "has schema version 9"),
         ({"half_width_log": -1.0}, "half_width_log"),
         ({"training_high": []}, "training_high"),
     ],
