@@ -51,21 +51,6 @@ FEATURE_NAMES: tuple[str, ...] = (
     *PRIOR_COLUMNS,
 )
 
-#: Columns along which measured / prior may only rise: what the trees learn beside a greedier neighbour never helps.
-#: Not same_cpu and same_core: where the prior takes too much for sharing them, trees may learn it down.
-_RISING = frozenset(
-    {
-        "same_llc",
-        *PRIOR_COLUMNS,  # which rise with all of these themselves
-        "a_cpu_utilisation_ratio",
-        "a_cache_pressure_ratio",
-        "v_cache_sensitivity_sf",
-    }
-)
-
-#: XGBoost's monotone_constraints, one per column.
-MONOTONE: tuple[int, ...] = tuple(int(name in _RISING) for name in FEATURE_NAMES)
-
 #: Identity of the columns and their scaling; a model fitted on other columns is refused.
 SCHEMA_HASH = hashlib.sha256(
     json.dumps([FEATURE_NAMES, sorted(name for name, log in PROFILE_COLUMNS.items() if log)]).encode()

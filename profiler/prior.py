@@ -16,7 +16,7 @@ cache          Two threads of one CPU never run at once, so only same_llc - same
                Bubble-Up does (Mars et al., MICRO 2011): 1 + e p beside, e = sensitivity_sf - 1, p = pressure_ratio,
                at most 1: no neighbour presses harder than the probe at full pressure did. Both are measured with
                noise, which products of two only add to, so each counts as far as it stands out of its own spread s:
-               x^3 / (x^2 + s^2) (as Wiener's filter does). Without them, from footprints: the share that does not
+               x / (1 + (s / x)^2) (as Wiener's filter does). Without them, from footprints: the share that does not
                fit, o = max(0, 1 - llc / (f_v + f_a)), and 1 + o beside: a workload pushed out wholly takes twice as
                long (assumed). Unknown = 1.
 bandwidth      The rule of time sharing, with u = memory_bytes_per_s / peak and the share "beside". The streaming probe
@@ -116,8 +116,11 @@ def _standing_out(profile: WorkloadProfile | None, name: str, neutral: float) ->
     feature = None if profile is None else profile.feature(name)
     if feature is None or math.isnan(feature.value):
         return math.nan
-    above, spread = max(0.0, feature.value - neutral), feature.spread or 0.0
-    return above**3 / (above**2 + spread**2) if above > 0.0 else 0.0
+    above = feature.value - neutral
+    if above <= 0.0:
+        return 0.0
+    noise = (feature.spread or 0.0) / above
+    return above / (1.0 + noise * noise)
 
 
 def _footprint_excess(victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, llc_bytes: float) -> float:

@@ -31,7 +31,7 @@ from isolation.topology import read_topology
 from profiler.calibration import find_calibration
 from profiler.dataset import default_dataset, load_dataset
 from profiler.errors import ModelDamaged, ModelMissing, ProfilerError
-from profiler.features import FEATURE_NAMES, MONOTONE, SCHEMA_HASH
+from profiler.features import FEATURE_NAMES, SCHEMA_HASH
 from profiler.held_out_predictions import HeldOutPrediction
 from profiler.heldout import (
     COVERAGE,
@@ -65,7 +65,6 @@ _PARAMETERS: dict[str, Any] = {
     "max_depth": 4,
     "eta": 0.05,
     "lambda": 2.0,
-    "monotone_constraints": str(MONOTONE),
 }
 
 

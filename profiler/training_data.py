@@ -1,8 +1,9 @@
 """What a model is fitted on: the observations that can be used, as arrays. Pure.
 
 Usable are pairs of this class of host whose workloads both have a profile; those of one pair, relation, isolation and
-origin count as one. Several aggressors are composition's business; with cache ways of their own workloads do less to each
-other than the same row of features without, and the features tell nothing of ways, so such observations are left out.
+origin count as one. Several aggressors are composition's business; with cache ways of their own workloads do less to
+each other than the same row of features without, and the features tell nothing of ways, so such observations are left
+out.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from profiler.features import PRIOR_COLUMNS, PROFILE_COLUMNS
 #: A value this share of the training width outside the training range still counts as inside.
 _SLACK = 0.05
 #: Share of a side's known features that may lie outside the training range.
-_STRANGE_SHARE = 0.2
+_STRANGE_SHARE = 0.5
 _SIDE = len(PROFILE_COLUMNS)
 _RELATION = slice(2 * _SIDE, -len(PRIOR_COLUMNS))
 
@@ -38,8 +38,8 @@ class TrainingRange:
     def outside(self, rows: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Tell of rows [k, n_features] which the training data do not speak for: [k].
 
-        That is: a side of which nothing is known; a relation never seen; or more than a fifth of a side's known
-        features outside what training saw. One stray feature costs little.
+        That is: a side of which nothing is known; a relation never seen; or more than half of a side's known features
+        outside what training saw. A few stray features cost little.
         """
         least, most = _numbers(self.low), _numbers(self.high)
         slack = _SLACK * (most - least) + 1e-6

@@ -8,26 +8,14 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.features import FEATURE_NAMES, MONOTONE, PRIOR_COLUMNS, PROFILE_COLUMNS, SCHEMA_HASH, pair_row
+from profiler.features import FEATURE_NAMES, PROFILE_COLUMNS, SCHEMA_HASH, pair_row
 from profiler.records import PROFILE_FEATURES
 from tests.fakes.profiles import APART, HOST, SAME_CPU, profile_of
 
 
 def test_every_column_is_a_profile_feature_a_share_or_the_host() -> None:
     assert set(PROFILE_COLUMNS) <= set(PROFILE_FEATURES)
-    assert len(set(FEATURE_NAMES)) == len(FEATURE_NAMES) == len(MONOTONE) == 2 * len(PROFILE_COLUMNS) + 11
-
-
-def test_only_sharing_and_pressure_are_held_monotone() -> None:
-    rising = {name for name, sign in zip(FEATURE_NAMES, MONOTONE, strict=True) if sign == 1}
-
-    assert rising == {
-        "same_llc",
-        *PRIOR_COLUMNS,
-        "a_cpu_utilisation_ratio",
-        "a_cache_pressure_ratio",
-        "v_cache_sensitivity_sf",
-    }
+    assert len(set(FEATURE_NAMES)) == len(FEATURE_NAMES) == 2 * len(PROFILE_COLUMNS) + 11
 
 
 def test_a_row_holds_each_value_in_its_column() -> None:

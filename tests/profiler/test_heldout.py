@@ -24,7 +24,10 @@ STORED = Rival(id="m0", scores=Scores(lowo=by(0.15), prior=by(0.2)))
     [
         (GOOD, True),
         (Scores(lowo=by(0.3, 0.1), prior=by(0.2)), False),
-        (Scores(lowo=by(0.1), families=by(0.25), prior=by(0.2)), False),  # programs it has not seen
+        (
+            Scores(lowo=by(0.1), families=by(0.25), families_prior=by(0.2), prior=by(0.2)),
+            False,
+        ),  # programs it has not seen
         (Scores(lowo=by(0.2), prior=by(0.2)), False),  # no better than the prior is not better
         (Scores(), False),
     ],

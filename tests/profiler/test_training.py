@@ -130,22 +130,6 @@ def test_a_model_of_another_host_is_far_from_everything(tmp_path: Path) -> None:
     assert estimate.far_from_training
 
 
-def test_more_pressure_never_helps_whatever_was_measured(tmp_path: Path) -> None:
-    upside_down = [replace(one, slowdown=20 / one.slowdown) for one in OBSERVATIONS]
-    registry = ModelRegistry(tmp_path)
-    model = PairModel(registry.activate(registry.save(train(upside_down, PROFILES, HOST))), HOST)
-    levels = [
-        profile_of("a", cpu_utilisation_ratio=0.9, cache_pressure_ratio=float(p), rss_bytes=1e6)
-        for p in np.linspace(0, 0.8, 21)
-    ]
-
-    estimates = model.estimate([(PROFILES["w3"], level, SAME_LLC) for level in levels])
-
-    slowdowns = [one.slowdown for one in estimates]
-    assert not any(one.far_from_training for one in estimates)
-    assert slowdowns == sorted(slowdowns)
-
-
 def test_few_held_out_observations_widen_the_interval_and_say_so() -> None:
     two = {name: PROFILES[name] for name in ("w0", "w5")}
     few = [one for one in OBSERVATIONS if {one.victim, *one.aggressors} <= set(two)]
