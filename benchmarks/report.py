@@ -253,19 +253,17 @@ def _factors(given: Material) -> str:
                 f"{SIDE_NAMES[one.side]}: the combinations of ordinary work and agents, by ranks: p = "
                 f"{one.combinations.p:.2g}"
             )
-    notes += [f"left out: {line}" for line in _left_out(given.analysis)]
+    notes += dict.fromkeys(f"left out: {line}" for one in given.analysis.factors for line in one.left_out)
     told = "Analysis of variance of log SF over the factorial part; host instances enter as a block."
     return paragraph(told) + table(given.tables["anova"]) + listing(map(_sentence, notes))
 
 
 def _isolation(given: Material) -> str:
     told = (
-        "Relief is the share of a slowdown that isolation takes away. There is something to relieve only where the "
-        f"interval of the median SF without isolation lies above {SLOWED}; the ratio of medians is told for every "
-        "pair of cells. SF compares with the same member alone under the same isolation, so what isolation itself "
-        "takes away (fewer CPUs, less cache) is not in it. That is told by time: for the same work, in runs of one "
-        "repetition, with isolation over without it; alone it is the price of the isolation, together what is left of "
-        "its gain."
+        "Relief is the share of a slowdown that isolation takes away, told where the interval of the median SF without "
+        f"isolation lies above {SLOWED}. SF compares with the same member alone under the same isolation, so what "
+        "isolation itself takes away (fewer CPUs, less cache) is told by time: for the same work, with isolation over "
+        "without it, in runs of one repetition; alone it is the price, together what is left of the gain."
     )
     return (
         paragraph(told)
@@ -341,10 +339,7 @@ def _limits(given: Material) -> Iterable[str]:
     for (what, reason), count in _gaps(found.effects).items():
         yield f"{what} unknown for {_counted(count, 'member')} of cells: {reason}."
     if untold := sum(one.unknown for one in found.effects):
-        yield (
-            f"{_counted(untold, 'slowdown')} of good runs unknown, as the member did nothing that could be counted "
-            "beside the others: these are slow ones, so medians of their cells are rather too low."
-        )
+        yield f"{_counted(untold, 'slowdown')} of good runs unknown: nothing to count beside others, so slow ones."
     if len(found.instances) > 1:
         yield "Intervals of medians take all runs as of one host instance; the analysis of variance tells them apart."
     yield "Windows last seconds: what happens less often, such as long pauses of agents, is not seen."
@@ -390,10 +385,6 @@ def _figures(given: Material, *names: str) -> str:
         for one in given.drawings
         if one.name == name or (name.endswith("_") and one.name.startswith(name))
     )
-
-
-def _left_out(found: Analysis) -> Iterable[str]:
-    return dict.fromkeys(line for one in found.factors for line in one.left_out)
 
 
 def _span(runs: Sequence[Run]) -> str:

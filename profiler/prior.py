@@ -108,7 +108,8 @@ def _fair_share_factor(demand_v: float, demand_a: float) -> float:
 def _probed_cache_excess(victim: WorkloadProfile | None, aggressor: WorkloadProfile | None) -> float:
     """Give e p; NaN when a probe did not tell."""
     sensitivity = _standing_out(victim, "cache_sensitivity_sf", 1.0)
-    return sensitivity * min(1.0, _standing_out(aggressor, "cache_pressure_ratio", 0.0))
+    pressure = _standing_out(aggressor, "cache_pressure_ratio", 0.0)
+    return sensitivity * min(pressure, 1.0)  # in this order NaN stays
 
 
 def _standing_out(profile: WorkloadProfile | None, name: str, neutral: float) -> float:

@@ -91,6 +91,7 @@ def test_nobody_presses_harder_than_the_probe_at_full_pressure() -> None:
     victim = profile_of(cache_sensitivity_sf=3.0)
 
     assert prior(victim, profile_of(cache_pressure_ratio=1.4), SAME_LLC, HOST).cache == 3.0
+    assert prior(victim, profile_of(), SAME_LLC, HOST).cache == 1.0, "unknown is not full"
 
 
 @pytest.mark.parametrize(("spread", "expected"), [(0.0, 3.0), (2.0, 2.0), (200.0, 1.0)])
