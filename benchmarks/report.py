@@ -254,8 +254,7 @@ def _factors(given: Material) -> str:
                 f"{one.combinations.p:.2g}"
             )
     notes += dict.fromkeys(f"left out: {line}" for one in given.analysis.factors for line in one.left_out)
-    told = "Analysis of variance of log SF over the factorial part; host instances enter as a block."
-    return paragraph(told) + table(given.tables["anova"]) + listing(map(_sentence, notes))
+    return paragraph("Host instances enter as a block.") + table(given.tables["anova"]) + listing(map(_sentence, notes))
 
 
 def _isolation(given: Material) -> str:
