@@ -99,7 +99,11 @@ def pooled_t(
 
 def pooled_deviation(first: FloatArray, second: FloatArray, degrees: int) -> float:
     """Give the standard deviation within two groups, with that many degrees of freedom."""
-    return math.sqrt(float((first.size * first.var() + second.size * second.var()) / degrees))
+    apart = np.concatenate([first - first.mean(), second - second.mean()])
+    largest = float(np.abs(apart).max())
+    if largest == 0:
+        return 0.0
+    return largest * math.sqrt(float(((apart / largest) ** 2).sum()) / degrees)  # so that no square vanishes
 
 
 def mann_whitney(

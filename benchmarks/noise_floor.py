@@ -33,11 +33,13 @@ def noise_floor(repetitions: npt.ArrayLike, *, confidence: float = 0.95) -> Nois
     empty = NoiseFloor(n=values.size, confidence=confidence)
     if reason := flaw(values, least=3, name="the cell"):  # 3: of two values the MAD is half their distance, always
         return replace(empty, reason=reason)
-    median = float(np.median(values))
     if values.min() <= 0:
         return replace(empty, reason=f"a ratio to the median needs values above 0, the least is {values.min():g}")
     with unwarned():
+        median = float(np.median(values))
         spread = float(stats.median_abs_deviation(values, scale="normal"))
+    if not math.isfinite(median):
+        return replace(empty, reason="these values are too large for double precision")
     if spread == 0:
         return replace(
             empty,

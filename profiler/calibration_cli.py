@@ -43,7 +43,8 @@ def calibrate(
 ) -> None:
     """Measure what this host's caches and memory give and what sharing costs, about a minute, on a quiet machine.
 
-    The daemon uses it from its next start on; models trained before should be trained again. Ctrl-C keeps what is done.
+    The daemon uses it from its next start on; a model keeps the one it was trained with until trained anew. Ctrl-C
+    keeps what is done.
     """
     folder = state or default_state()
     if show:

@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from profiler.prior import disk_wakes_per_s, utilisation
-from profiler.records import WorkloadProfile
-
-_DISK_WAKE_WAIT_S = 0.0009  # as HostTraits says of a host that is not calibrated
+from profiler.prior import disk_wakes_per_s, fair_share_factor, utilisation
+from profiler.records import DISK_WAKE_WAIT_S, WorkloadProfile
 
 
 class Demand(NamedTuple):
@@ -27,7 +25,7 @@ class Demand(NamedTuple):
 
 def demand_of(profile: WorkloadProfile | None) -> Demand:
     """Take it from a profile; a workload we know nothing of counts as a hog."""
-    return Demand(utilisation(profile), 1.0 + disk_wakes_per_s(profile) * _DISK_WAKE_WAIT_S)
+    return Demand(utilisation(profile), 1.0 + disk_wakes_per_s(profile) * DISK_WAKE_WAIT_S)
 
 
 def crowd_excess(victim: Demand, others: Sequence[tuple[Demand, int]]) -> float:
@@ -40,7 +38,7 @@ def crowd_excess(victim: Demand, others: Sequence[tuple[Demand, int]]) -> float:
     for one, count in others:
         demand = one.utilisation / (1.0 + (one.waiting - 1.0) * min(1.0, total - one.utilisation))
         wanted += [demand] * count
-        pairs += count * (_fair(victim.utilisation, (demand,)) - 1.0)
+        pairs += count * (fair_share_factor(victim.utilisation, demand) - 1.0)
     return max(0.0, _fair(victim.utilisation, wanted) - pairs)
 
 

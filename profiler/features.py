@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.prior import PriorParts, prior
+from profiler.prior import PriorParts
 from profiler.records import HostTraits, Relation, WorkloadProfile
 
 #: Profile features the model sees of both sides: name -> taken as log(1 + value) because it spans decades.
@@ -96,13 +96,3 @@ def pair_rows(
         for (victim, aggressor, one), part in zip(pairs, parts, strict=True)
     ]
     return np.array(rows, dtype=np.float32).reshape(len(rows), len(FEATURE_NAMES))
-
-
-def pair_row(
-    victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, relation: Relation, host: HostTraits
-) -> NDArray[np.float32]:
-    """Give the row of one pair: [n_features] float32."""
-    row: NDArray[np.float32] = pair_rows(
-        [(victim, aggressor, relation)], [prior(victim, aggressor, relation, host)], host
-    )[0]
-    return row

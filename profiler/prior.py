@@ -61,7 +61,7 @@ def prior(
     utilisation_a = utilisation(aggressor)
     waiting_v = 1.0 + disk_wakes_per_s(victim) * utilisation_a * host.disk_wake_wait_s
     waiting_a = 1.0 + disk_wakes_per_s(aggressor) * utilisation_v * host.disk_wake_wait_s
-    shared = waiting_v * _fair_share_factor(utilisation_v, utilisation_a / waiting_a)
+    shared = waiting_v * fair_share_factor(utilisation_v, utilisation_a / waiting_a)
     beside = relation.same_llc - relation.same_cpu
     cache = _probed_cache_excess(victim, aggressor)
     probed = not math.isnan(cache)
@@ -97,7 +97,7 @@ def disk_wakes_per_s(profile: WorkloadProfile | None) -> float:
     return min(wakes, written) / profile.cpus if known and profile is not None else 0.0
 
 
-def _fair_share_factor(demand_v: float, demand_a: float) -> float:
+def fair_share_factor(demand_v: float, demand_a: float) -> float:
     """Slow the victim to what max-min fairness leaves it of a resource of size 1; NaN if a demand is unknown."""
     if math.isnan(demand_v) or math.isnan(demand_a):
         return math.nan
@@ -134,7 +134,7 @@ def _footprint_excess(victim: WorkloadProfile | None, aggressor: WorkloadProfile
 def _bandwidth_factor(victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, peak: float) -> float:
     if math.isnan(peak) or peak <= 0:
         return math.nan
-    return _fair_share_factor(
+    return fair_share_factor(
         _value(victim, "memory_bytes_per_s") / peak, _value(aggressor, "memory_bytes_per_s") / peak
     )
 

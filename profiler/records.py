@@ -215,6 +215,9 @@ class Observation:
             raise RecordInvalid(f"{self.victim!r} needs one relation for each of its {len(self.aggressors)} aggressors")
 
 
+DISK_WAKE_WAIT_S = 0.0009  #: of Linux 6.18, where nothing is calibrated
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostTraits:
     """What prediction needs to know of the host."""
@@ -223,7 +226,7 @@ class HostTraits:
     llc_bytes: float  #: NaN when unknown
     memory_bytes_per_s: float  #: peak of one LLC domain; NaN until calibrated
     smt_cost_sf: float = 1.6  #: slowdown of two busy SMT siblings; assumed until calibrated
-    disk_wake_wait_s: float = 0.0009  #: wait per wake-up of who forces writes to disk; of Linux 6.18, until calibrated
+    disk_wake_wait_s: float = DISK_WAKE_WAIT_S  #: wait per wake-up of who forces writes to disk
     effective_llc_bytes: float = math.nan  #: what one thread gets to keep of the cache; NaN until calibrated
 
 

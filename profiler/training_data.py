@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiler.errors import TrainingImpossible
-from profiler.features import pair_row, profile_digest
+from profiler.features import pair_rows, profile_digest
 from profiler.prior import prior
 from profiler.records import HostTraits, Observation, WorkloadProfile
 
@@ -107,13 +107,14 @@ def training_data(
             "observations"
         )
     pairs = [(profiles[one.victim], profiles[one.aggressors[0]], one.relations[0]) for one in usable]
+    parts = [prior(*pair, host) for pair in pairs]
     spread = np.maximum(_spreads(usable), _LEAST_SPREAD)
     variance = np.where(np.isnan(spread), _ASSUMED_SPREAD**2, spread**2 / [max(1, one.repetitions) for one in usable])
     # what the features cannot explain is never smaller than this, so no single cell may dominate
     weight = 1.0 / (variance + _ASSUMED_SPREAD**2)
     return TrainingData(
-        rows=np.stack([pair_row(*pair, host) for pair in pairs]),
-        margin=np.log([prior(*pair, host).slowdown for pair in pairs]).astype(np.float32),
+        rows=pair_rows(pairs, parts, host),
+        margin=np.log([part.slowdown for part in parts]).astype(np.float32),
         target=np.log([one.slowdown for one in usable]).astype(np.float32),
         weight=(weight / weight.mean()).astype(np.float32),
         observations=tuple(usable),

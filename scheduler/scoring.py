@@ -116,11 +116,9 @@ def score(
     for choice in choices:
         neighbours = tuple([suffered[index][toward] for index, toward, _ in choice.meets])
         effects = tuple([caused[index][back] for index, _, back in choice.meets])
-        slowdown, upper = _felt(neighbours)
         on_all = [(crowd[index].demand, suffered[index][code][1]) for index, code, _ in choice.meets if whole(code)]
         excess = crowd_excess(demand, on_all) if on_all else 0.0
-        if excess:
-            slowdown, upper = max(1.0, slowdown) + excess, max(1.0, upper) + excess
+        slowdown, upper = _felt(neighbours, excess)
         worst = max(effects, key=_breach, default=None)
         scores.append(
             Score(
@@ -158,12 +156,14 @@ def felt_by_newcomer(found: Score) -> Composed:
     return crowded(together(found.neighbours), found.crowd_excess)
 
 
-def _felt(neighbours: Sequence[tuple[SlowdownEstimate, int]]) -> tuple[float, float]:
+def _felt(neighbours: Sequence[tuple[SlowdownEstimate, int]], excess: float) -> tuple[float, float]:
+    """Give slowdown and upper end of `felt_by_newcomer`, without the rest: it is asked of every choice."""
     slowdowns: list[float] = []
     for estimate, members in neighbours:
         slowdowns += [estimate.slowdown] * members
     slowdown = compose(slowdowns)
-    return slowdown, upper_end(slowdown, neighbours)
+    upper = upper_end(slowdown, neighbours)
+    return (max(1.0, slowdown) + excess, max(1.0, upper) + excess) if excess else (slowdown, upper)
 
 
 def _encounter(

@@ -145,14 +145,14 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
                 f"{reported.workload!r} is not placed now ({placement.state}), so nobody can say who slowed it down; "
                 "report while it is placed"
             )
-        neighbours, names = [], []
+        neighbours = []
         for resident in view.ledger.residents:
             relation = view.ledger.relation(placement.decision.cpus, resident.cpus)
             if resident.name != placement.name and relation.same_package > 0:
-                neighbours.append((_sure_profile(view, view.placements[resident.name]), relation))
-                names.append(resident.name)
+                neighbours.append((view.placements[resident.name], relation))
         victim = _sure_profile(view, placement)
-        aggressors = tuple(profile for profile, _ in neighbours if profile is not None)
+        profiles = (_sure_profile(view, neighbour) for neighbour, _ in neighbours)
+        aggressors = tuple(profile for profile in profiles if profile is not None)
         if victim is None or not neighbours or len(aggressors) < len(neighbours):
             return None
         if self._controller.happened_since(time.time() - reported.window_s):
@@ -167,7 +167,7 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
             window_s=reported.window_s,
             host_fingerprint=self._topology.fingerprint,
             created_unix_s=time.time(),
-            isolation=_isolation(placement, *(view.placements[name] for name in names)),
+            isolation=_isolation(placement, *(neighbour for neighbour, _ in neighbours)),
             origin="reported",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,7 +16,17 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.oneway import anova_oneway
 from statsmodels.stats.weightstats import DescrStatsW, ttest_ind
 
-from benchmarks.inference import holm, kruskal_wallis, levene, mann_whitney, paired_t, pooled_t, signed_rank, welch
+from benchmarks.inference import (
+    Significance,
+    holm,
+    kruskal_wallis,
+    levene,
+    mann_whitney,
+    paired_t,
+    pooled_t,
+    signed_rank,
+    welch,
+)
 from benchmarks.sample import Alternative, FloatArray
 
 #: our word -> the word of statsmodels
@@ -72,24 +83,17 @@ def test_signed_ranks_leave_out_what_does_not_differ() -> None:
 
 
 @pytest.mark.parametrize("alternative", WORDS)
-def test_welchs_t_agrees_with_statsmodels(alternative: Alternative) -> None:
+@pytest.mark.parametrize(("compare", "variances"), [(welch, "unequal"), (pooled_t, "pooled")])
+def test_t_of_two_groups_agrees_with_statsmodels(
+    compare: Callable[..., Significance], variances: str, alternative: Alternative
+) -> None:
     first, second = simulated(5, 26, mean=0.1), simulated(6, 20, spread=0.3)
 
-    found = welch(first, second, alternative=alternative)
+    found = compare(first, second, alternative=alternative)
 
-    statistic, p, degrees = ttest_ind(first, second, alternative=WORDS[alternative], usevar="unequal")
+    statistic, p, degrees = ttest_ind(first, second, alternative=WORDS[alternative], usevar=variances)
     assert (found.statistic, found.p, *found.degrees) == pytest.approx((statistic, p, degrees))
     assert found.sizes == (26, 20)
-
-
-@pytest.mark.parametrize("alternative", WORDS)
-def test_the_pooled_t_agrees_with_statsmodels(alternative: Alternative) -> None:
-    first, second = simulated(5, 26, mean=0.1), simulated(6, 20, spread=0.3)
-
-    found = pooled_t(first, second, alternative=alternative)
-
-    statistic, p, degrees = ttest_ind(first, second, alternative=WORDS[alternative], usevar="pooled")
-    assert (found.statistic, found.p, *found.degrees) == pytest.approx((statistic, p, degrees))
 
 
 def test_the_pooled_t_of_strata_is_the_regression_with_a_constant_for_each() -> None:

@@ -7,15 +7,26 @@ import math
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from profiler.features import FEATURE_NAMES, PROFILE_COLUMNS, SCHEMA_HASH, pair_row
-from profiler.records import PROFILE_FEATURES
+from profiler.features import FEATURE_NAMES, PROFILE_COLUMNS, SCHEMA_HASH, pair_rows
+from profiler.prior import prior
+from profiler.records import PROFILE_FEATURES, HostTraits, Relation, WorkloadProfile
 from tests.fakes.profiles import APART, HOST, SAME_CPU, profile_of
 
 
 def test_every_column_is_a_profile_feature_a_share_or_the_host() -> None:
     assert set(PROFILE_COLUMNS) <= set(PROFILE_FEATURES)
     assert len(set(FEATURE_NAMES)) == len(FEATURE_NAMES) == 2 * len(PROFILE_COLUMNS) + 11
+
+
+def pair_row(
+    victim: WorkloadProfile | None, aggressor: WorkloadProfile | None, relation: Relation, host: HostTraits
+) -> NDArray[np.float32]:
+    row: NDArray[np.float32] = pair_rows(
+        [(victim, aggressor, relation)], [prior(victim, aggressor, relation, host)], host
+    )[0]
+    return row
 
 
 def test_a_row_holds_each_value_in_its_column() -> None:
