@@ -33,7 +33,7 @@ lint: $(VENV)/bench.done  ## Format, lint, types and layers
 	$(BIN)/lint-imports
 
 .PHONY: check
-check: lint test  ## Everything CI checks
+check: lint test  ## Lint and all tests; CI runs the kernel's suites, too
 
 .PHONY: bench
 bench: $(VENV)/bench.done  ## Measure latency and memory of the daemon, applying beside bare system calls, the probes against known workloads, and sensitivity curves against co-runs

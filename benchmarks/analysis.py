@@ -23,6 +23,7 @@ from benchmarks.factor_effects import FactorEffects, factor_effects
 from benchmarks.host_noise import HostNoise, host_noise
 from benchmarks.hypotheses import burstiness_and_sensitivity, cache_partitioning, memory_beside_agents
 from benchmarks.matrix import Entry, sensitivity_matrix
+from benchmarks.placed_predictions import PlacedPrediction, PlacedScore, placed_scores
 from benchmarks.questions import HeldOutScore, Question, differing, predicting, quantified, relieving
 from benchmarks.relief import Relief, ReliefSummary, reliefs, summarised
 from benchmarks.runs import Run
@@ -70,10 +71,21 @@ class Analysis:
     questions: tuple[Question, ...]
     hypotheses: tuple[Hypothesis, ...]
     matrix: tuple[Entry, ...]
+    placed: tuple[PlacedPrediction, ...]  #: what the scheduler tells of the cells measured
+    placed_scores: tuple[PlacedScore, ...]
+    not_placed: str  #: why there is none
 
 
-def analyse(runs: Sequence[Run], *, score: HeldOutScore | None = None, no_score: str = "", seed: int = 0) -> Analysis:
-    """Analyse a record; `no_score` says why there is no score of a model."""
+def analyse(
+    runs: Sequence[Run],
+    *,
+    score: HeldOutScore | None = None,
+    no_score: str = "",
+    placed: Sequence[PlacedPrediction] = (),
+    not_placed: str = "",
+    seed: int = 0,
+) -> Analysis:
+    """Analyse a record; `no_score` says why there is no score of a model, `not_placed` why no prediction of cells."""
     good = good_runs(runs)
     table = samples(good)
     effects = cell_effects(table, seed=seed)
@@ -111,7 +123,14 @@ def analyse(runs: Sequence[Run], *, score: HeldOutScore | None = None, no_score:
             burstiness_and_sensitivity(burstiness),
         ),
         matrix=sensitivity_matrix(table),
+        placed=tuple(placed),
+        placed_scores=placed_scores(placed),
+        not_placed="" if placed else _sentence_of(not_placed or "no model was given"),
     )
+
+
+def _sentence_of(reason: str) -> str:
+    return f"Predictions as the scheduler composes them are not told here: {reason}."
 
 
 def plain(value: Any) -> Any:

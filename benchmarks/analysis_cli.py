@@ -18,12 +18,19 @@ from benchmarks.cells import Side, told_term
 from benchmarks.errors import RunsMissing
 from benchmarks.interval import Interval
 from benchmarks.matrix import ISOLATIONS, NEIGHBOURS
+from benchmarks.placed_predictions import PlacedPrediction, placed_predictions
 from benchmarks.questions import HeldOutScore
-from benchmarks.runs import Outcome, RunLog
-from profiler.errors import ModelDamaged, ModelMissing
+from benchmarks.runs import PROFILES_FOLDER, Outcome, RunLog
+from isolation.topology import read_topology
+from profiler.dataset import PROFILES
+from profiler.errors import ModelDamaged, ModelMissing, ProfilerError
+from profiler.exchange import profiles_from_json
+from profiler.prediction import PairModel
 from profiler.registry import ModelRegistry
+from profiler.store import ProfileStore
+from scheduler.predictor import Predictor
 
-_FILE_COLUMNS = 140  # of output that is no terminal: the widest table of the factorial part fits
+_FILE_COLUMNS = 150  # of output that is no terminal: the widest table of the factorial part fits
 
 
 def analyse_folder(folder: Path, state: Path) -> Analysis:
@@ -43,8 +50,37 @@ def read_record(folder: Path) -> RunLog:
 
 def analyse_record(log: RunLog, state: Path) -> Analysis:
     """Analyse runs with the score of the model in use."""
-    score, reason = held_out_score(state, {host.topology for host in log.hosts.values()})
-    return analyse(log.runs, score=score, no_score=reason)
+    place = model_place(log, state)
+    score, reason = held_out_score(place, _topologies(log))
+    placed, not_placed = read_placed(log, place) if score else ((), reason)
+    return analyse(log.runs, score=score, no_score=reason, placed=placed, not_placed=not_placed)
+
+
+def model_place(log: RunLog, state: Path) -> Path:
+    """Give the folder whose model speaks for the record: STATE, or else the record's own, if only that has one."""
+    has_own = held_out_score(log.folder, _topologies(log))[0] is not None
+    return log.folder if has_own and held_out_score(state, _topologies(log))[0] is None else state
+
+
+def read_placed(log: RunLog, place: Path) -> tuple[tuple[PlacedPrediction, ...], str]:
+    """Predict the measured cells with the model of a folder, as the scheduler would; or say why that cannot be."""
+    topology = read_topology()
+    if {topology.fingerprint} != _topologies(log):
+        return (), "which CPUs share what is not in the record, and this host is of another class"
+    packed = log.folder / PROFILES
+    try:
+        listed = profiles_from_json(packed.read_bytes()) if packed.exists() else []
+        profiles = {one.name: one for one in listed} or ProfileStore(log.folder / PROFILES_FOLDER).load_all()
+        loaded = ModelRegistry(place.absolute() / "models").active()
+    except ProfilerError as error:
+        return (), without_path(error, place)
+    predictor = Predictor(PairModel(loaded, loaded.manifest.host), loaded.manifest.id, "", topology.fingerprint)
+    found = placed_predictions(log.runs, profiles, predictor, topology)
+    return found, "" if found else "no confined cell of workloads with a profile was measured"
+
+
+def _topologies(log: RunLog) -> set[str]:
+    return {host.topology for host in log.hosts.values()}
 
 
 def held_out_score(state: Path, topologies: set[str]) -> tuple[HeldOutScore | None, str]:
@@ -81,7 +117,8 @@ def print_analysis(folder: Path, state: Path, *, as_json: bool) -> None:
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, width=_FILE_COLUMNS)
-    for table in (_outcomes(found), _noise(found), _cells(found), _relief(found), *_factors(found), *_matrices(found)):
+    results = (_cells(found), _relief(found), *_factors(found), *_matrices(found), _placed(found))
+    for table in (_outcomes(found), _noise(found), *results):
         if table.row_count:
             left_out = _narrowed(table, console)
             console.print(table)
@@ -133,8 +170,8 @@ def _noise(found: Analysis) -> Table:
 
 def _cells(found: Analysis) -> Table:
     table = Table(
-        "cell", "member", "n", "SF", "95 %", "p (Holm)", "d_z", "noise", "TLS", "TTFT", "TTLT",
-        title="Slowdown of each member, median; TLS, TTFT and TTLT of agents",
+        "cell", "member", "n", "SF", "95 %", "p (Holm)", "d_z", "noise", "TLS", "TTFT", "TTLT", "TBT",
+        title="Slowdown of each member, median; TLS, TTFT, TTLT and TBT of agents",
     )  # fmt: skip
     for one in found.effects:
         table.add_row(
@@ -146,7 +183,7 @@ def _cells(found: Analysis) -> Table:
             _p(one.t_p_holm),
             _number(one.effect.d),
             _number(one.noise.robust_cv_ratio, ".1%"),
-            *(_number(part.estimate) for part in (one.tail_sensitivity, one.ttft_ratio, one.ttlt_ratio)),
+            *(_number(part.estimate) for part in (one.tail_sensitivity, one.ttft_ratio, one.ttlt_ratio, one.tbt_ratio)),
         )
     return table
 
@@ -216,6 +253,17 @@ def _matrices(found: Analysis) -> Sequence[Table]:
     return tables
 
 
+def _placed(found: Analysis) -> Table:
+    table = Table(
+        "neighbours", "predictions", "error, mean", "median", "bias", "below upper end", "plain sum of pairs, mean",
+        title="What the scheduler tells of the confined cells, beside what was measured",
+    )  # fmt: skip
+    for one in found.placed_scores:
+        errors = (one.error.mean, one.error.median, one.bias, one.kept, one.plain_sum.mean)
+        table.add_row(str(one.neighbours), str(one.predictions), *(_number(value, ".1%") for value in errors))
+    return table
+
+
 def _notes(found: Analysis) -> Sequence[str]:
     lines = [f"{found.good_runs} of {found.runs} runs analysed; host instances: {len(found.instances)}"]
     for side in Side:
@@ -237,6 +285,7 @@ def _notes(found: Analysis) -> Sequence[str]:
                 lines.append(f"{anova}: cells differ in spread (Levene p = {one.levene.p:.2g}), p approximate")
     lines += [f"left out: {line}" for line in dict.fromkeys(line for one in found.factors for line in one.left_out)]
     lines += list(found.not_relieving)
+    lines += [found.not_placed] if found.not_placed else []
     for part in found.power:
         lines.append(
             f"power, {part.part}: {part.median_n} good runs a cell at the median (least {part.least_n}) find d = 0.8 "

@@ -47,6 +47,7 @@ class CellEffect:
     tail_sensitivity: Interval  #: medians
     ttft_ratio: Interval
     ttlt_ratio: Interval
+    tbt_ratio: Interval
     interference_factor: Interval
     cache_interference: Interval
     t: Significance  #: paired t of log SF against 0, two-sided
@@ -89,6 +90,7 @@ def _effect(sample: Sample, seed: int) -> CellEffect:
         tail_sensitivity=_median(sample.tail_sensitivity, tokens or "no two tokens in some window of every run", seed),
         ttft_ratio=_median(sample.ttft_ratio, tokens or "no turn began in some window of every run", seed),
         ttlt_ratio=_median(sample.ttlt_ratio, tokens or "no whole turn in some window of every run", seed),
+        tbt_ratio=_median(sample.tbt_ratio, tokens or "no two tokens in some window of every run", seed),
         interference_factor=_median(sample.interference_factor, _UNCOUNTED, seed),
         cache_interference=_median(sample.cache_interference, _UNCOUNTED, seed),
         t=paired_t(logs),

@@ -48,6 +48,7 @@ class Sample:
     tail_sensitivity: FloatArray  #: TLS, of agents
     ttft_ratio: FloatArray  #: together / alone, of agents
     ttlt_ratio: FloatArray
+    tbt_ratio: FloatArray
     interference_factor: FloatArray  #: IF
     cache_interference: FloatArray  #: CIS, per unit of work
 
@@ -190,6 +191,7 @@ def _sample(runs: list[Run], member: Member, agents: set[str]) -> Sample:
         tail_sensitivity=column(lambda run: tail_sensitivity(run, name)),
         ttft_ratio=column(lambda run: 1 + _change(run, name, lambda one: one.ttft_s)),
         ttlt_ratio=column(lambda run: 1 + _change(run, name, lambda one: one.ttlt_s)),
+        tbt_ratio=column(lambda run: 1 + _change(run, name, lambda one: one.tbt_s)),
         interference_factor=column(lambda run: interference_factor(run, name)),
         cache_interference=column(lambda run: cache_interference(run, name)),
     )

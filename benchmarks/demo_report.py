@@ -48,10 +48,13 @@ def print_model(console: Console, model: model_pb2.Model | None) -> None:
     def said(name: str) -> str:
         return f"{getattr(model, name):.0%}" if model.HasField(name) else "unknown"  # type: ignore[arg-type]
 
+    def both(held_out: str) -> str:
+        return f"{said(f'mean_error_{held_out}')} ({said(f'mape_{held_out}')})"
+
     console.print(
-        f"model {model.id}: {model.observations} observations of {model.workloads} workloads; median error on "
-        f"workloads held out of training: {said('mape_lowo')} (prior alone: {said('mape_prior')}), on pairs held out: "
-        f"{said('mape_pairs')}; noise of the labels: {said('noise_floor')}"
+        f"model {model.id}: {model.observations} observations of {model.workloads} workloads; mean error (median) on "
+        f"workloads held out of training: {both('lowo')}, prior alone: {both('prior')}, on pairs held out: "
+        f"{both('pairs')}; noise of the labels: {said('noise_floor')}"
     )
 
 

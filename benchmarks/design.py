@@ -7,6 +7,8 @@ A cell is some workloads under one isolation. Part "factorial" is traditional x 
 from __future__ import annotations
 
 import fnmatch
+import hashlib
+import json
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -183,6 +185,13 @@ class Design:
         is_crowd = sum(member.instances for member in cell.members) >= self.windows.crowd_processes
         shares = cell.isolation not in {Isolation.PINNING, Isolation.COMBINED}
         return self.windows.crowd_together_s if is_crowd and shares else self.windows.together_s
+
+    def digest(self, cell: Cell) -> str:
+        """Name all that a run of the cell depends on beside the cell itself: windows, and how members are started."""
+        names = sorted({member.workload for member in cell.members})
+        lines = {name: self.workloads[name].model_dump(exclude={"about"}) for name in names}
+        text = json.dumps([self.windows.model_dump(), lines], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def chosen(self, parts: Iterable[Part], *, cells: str | None = None, repetitions: int | None = None) -> Design:
         """Keep some parts; of them cells whose name holds a shell pattern; at most so many repetitions of each.

@@ -169,8 +169,12 @@ def run(
         chosen = chosen_cells(setting, parts, cells, reps, extra)
         log = RunLog.load(folder)
         log.join(setting.host)
+        log.refuse_other_designs({cell.name: chosen.digest(cell) for cell in chosen.repetitions})
         remove_orphans(setting.enforcer)
         steps = [step for step in chosen.steps() if step.block % shards == number - 1]
+        if not steps:
+            blocks = max(chosen.repetitions.values())
+            raise DesignInvalid(f"--shard {shard} holds no run: there are only {blocks} repetitions to share out")
         if not setting.no_agents and any(chosen.agents_of(cell) for cell in chosen.repetitions):
             _ensure_model()
         due = len(remaining(steps, log.runs, attempts, setting.infeasible))
@@ -283,9 +287,10 @@ def pack(
     to: Annotated[Path, typer.Argument(help="Folder to write the dataset to.", metavar="DIR")],
     *,
     data: DataOption = None,
+    state: StateOption = None,
 ) -> None:
-    """Write a dataset: all runs compressed, and what training takes from them; same runs, same bytes."""
-    from benchmarks.solo_profiles import pack_training  # noqa: PLC0415 - as above
+    """Write a dataset: all runs compressed, what training takes from them, the model in use; same runs, same bytes."""
+    from benchmarks.solo_profiles import pack_model, pack_training  # noqa: PLC0415 - as above
 
     folder = data or default_state() / "experiment"
     log = RunLog.load(folder)
@@ -294,6 +299,7 @@ def pack(
     path = log.pack(to)
     typer.echo(f"{path}: {path.stat().st_size / 1e3:.0f} kB, {summary(log.runs)}")
     typer.echo(pack_training(log, folder, to, read_topology()))
+    typer.echo(pack_model(log, state or default_state(), to))
 
 
 def _ensure_model() -> None:

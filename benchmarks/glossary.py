@@ -72,7 +72,7 @@ TTFT
     Time to the first token of a turn; in tables as the ratio together / alone.
 
 TBT
-    Time between two tokens that follow each other.
+    Time between two tokens that follow each other, median of a window; in tables as the ratio together / alone.
 
 TTLT
     Time to the last token of a turn: the whole answer; in tables as the ratio together / alone. TTFT and TTLT

@@ -155,6 +155,8 @@ def predicting(score: HeldOutScore | None, reason: str) -> Question:
     others = {
         "the prior alone": found.prior,
         "a constant": found.constant,
+        "a linear model in its place": found.ridge,
+        "a random forest in its place": found.random_forest,
         "the most similar observation": found.nearest,
     }
     known = {name: one for name, one in others.items() if one is not None}
@@ -180,6 +182,8 @@ def predicting(score: HeldOutScore | None, reason: str) -> Question:
                 "held-out error": own,
                 "prior": found.prior,
                 "constant": found.constant,
+                "ridge": found.ridge,
+                "random forest": found.random_forest,
                 "nearest": found.nearest,
                 "held-out error, programs": found.families,
             }.items()

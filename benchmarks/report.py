@@ -306,16 +306,16 @@ def _sensitivity(given: Material) -> str:
 
 
 def _composition(given: Material) -> str:
-    found = given.analysis.composition
+    found, told = given.analysis.composition, _figures(given, "composition") + table(given.tables["composition"])
     reasons = Counter(reason for one in found.left_out for reason in one.reasons)
     gaps = (f"{_counted(count, 'member')} of cells left out: {reason}." for reason, count in reasons.items())
-    told = paragraph(found.conclusion) + _figures(given, "composition")
-    return told + table(given.tables["composition"]) + listing(gaps)
+    return paragraph(found.conclusion) + told + listing(gaps)
 
 
 def _prediction(given: Material) -> str:
-    asked = next(one for one in given.analysis.questions if one.name == "prediction")
-    return paragraph(asked.answer) + _figures(given, "prediction", "prediction_points")
+    (answer,) = (one.answer for one in given.analysis.questions if one.name == "prediction")
+    placed = table(given.tables["placed"]) if given.analysis.placed else paragraph(given.analysis.not_placed)
+    return paragraph(answer) + _figures(given, "prediction", "prediction_points") + placed
 
 
 def _noise(given: Material) -> str:
@@ -353,7 +353,7 @@ def _gaps(effects: Sequence[CellEffect]) -> Mapping[tuple[str, str], int]:
     for one in effects:
         parts = {"Interval of SF": one.slowdown, "IF": one.interference_factor, "CIS": one.cache_interference}
         if one.side is Side.AGENT:
-            parts |= {"TLS": one.tail_sensitivity, "TTFT": one.ttft_ratio, "TTLT": one.ttlt_ratio}
+            parts |= {"TLS": one.tail_sensitivity, "TTFT": one.ttft_ratio, "TTLT": one.ttlt_ratio, "TBT": one.tbt_ratio}
         for name, interval in parts.items():
             is_unknown = math.isnan(interval.lower if name == "Interval of SF" else interval.estimate)
             if is_unknown and interval.reason:

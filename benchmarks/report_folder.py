@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from benchmarks.analysis import Analysis
-from benchmarks.analysis_cli import analyse_record, held_out_score, read_record, without_path
+from benchmarks.analysis_cli import analyse_record, held_out_score, model_place, read_record, without_path
 from benchmarks.composition_figures import composition
 from benchmarks.design import Isolation, Part, parse_design
 from benchmarks.drawing import Drawing
@@ -19,6 +19,7 @@ from benchmarks.errors import ReportUnwritable
 from benchmarks.figures import distributions, effect_sizes, pair_matrix, relief, slowdown_matrix
 from benchmarks.noise_figures import burstiness, noise
 from benchmarks.prediction_figures import predicted_against_measured, prediction
+from benchmarks.prediction_tables import placed, placed_cells
 from benchmarks.record_tables import coverage, outcomes, reasons
 from benchmarks.report import Material, document
 from benchmarks.result_tables import result_tables
@@ -55,6 +56,7 @@ def read_material(log: RunLog, state: Path, *, is_simulated: bool) -> Material:
     found = analyse_record(log, state)
     design = parse_design(tomllib.loads(resources.files("benchmarks").joinpath("factorial.toml").read_text()))
     tables = (outcomes(found.tallies), reasons(log.runs), coverage(log.runs, design), *result_tables(found))
+    tables = (*tables, placed(found), placed_cells(found))
     return Material(
         analysis=found,
         runs=log.runs,
@@ -68,6 +70,7 @@ def read_material(log: RunLog, state: Path, *, is_simulated: bool) -> Material:
 
 def read_predictions(log: RunLog, state: Path) -> tuple[Sequence[HeldOutPrediction], str]:
     """Give the held-out predictions of the model in use if it is of the record's class of host, else why none."""
+    state = model_place(log, state)
     score, reason = held_out_score(state, {host.topology for host in log.hosts.values()})
     if score is None:
         return (), reason

@@ -52,6 +52,7 @@ def _cells(effects: Sequence[CellEffect]) -> Table:
             *interval_columns("tls", "TLS", ".2f", with_ends=False),
             *interval_columns("ttft_ratio", "TTFT", ".2f", with_ends=False),
             *interval_columns("ttlt_ratio", "TTLT", ".2f", with_ends=False),
+            *interval_columns("tbt_ratio", "TBT", ".2f", with_ends=False),
             *interval_columns("if", "", ".2f"),
             *interval_columns("cis", "", ".2f"),
         ),
@@ -69,6 +70,7 @@ def _cell(one: CellEffect) -> Iterator[Value]:
         one.tail_sensitivity,
         one.ttft_ratio,
         one.ttlt_ratio,
+        one.tbt_ratio,
         one.interference_factor,
         one.cache_interference,
     ):

@@ -143,6 +143,7 @@ class Campaign:
             attempt=attempt,
             block=step.block,
             seed=self.setting.design.seed,
+            design=self.setting.design.digest(step.cell),
             revision=self.setting.revision,
             host=self.setting.host.kind.fingerprint,
             instance=self.setting.host.instance,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import gzip
+import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -26,6 +27,7 @@ from profiler.files import make_folder, write_atomically
 
 SCHEMA = 1
 RUNS, HOSTS, PACKED = "runs.jsonl", "hosts.jsonl", "runs.jsonl.gz"
+PROFILES_FOLDER = "profiles"  #: of the workloads alone, beside the runs
 _LINE_LIMIT_BYTES = 1 << 20
 
 
@@ -81,6 +83,7 @@ class Run:
     attempt: int  #: from 1; a disturbed or failed run is tried again, and what was not applicable when it can be done
     block: int
     seed: int
+    design: str = ""  #: Design.digest of the cell; empty = recorded before there was one
     revision: str  #: of the source; "+" = with changes
     host: str  #: HostClass.fingerprint
     instance: str
@@ -121,7 +124,10 @@ class _Rows(Generic[_Row]):
     adapter: TypeAdapter[_Row]
 
     def read(self) -> Iterator[_Row]:
-        """Yield all rows; raises RunsDamaged naming the line. A last line without its end was never finished."""
+        """Yield all rows; raises RunsDamaged naming the line, or CampaignMismatch for one of another schema.
+
+        A last line without its end was never finished.
+        """
         try:
             data = gzip.decompress(self.path.read_bytes()) if self.path.suffix == ".gz" else self.path.read_bytes()
         except FileNotFoundError:
@@ -132,6 +138,8 @@ class _Rows(Generic[_Row]):
             try:
                 yield self.adapter.validate_json(line)
             except ValidationError as error:
+                if (schema := _schema_of(line)) not in {None, SCHEMA}:
+                    raise _other_schema(f"{str(self.path)!r}, line {number},", schema) from error
                 first = error.errors()[0]
                 raise RunsDamaged(
                     f"{str(self.path)!r}, line {number}: {'.'.join(map(str, first['loc'])) or 'line'}: {first['msg']}; "
@@ -187,10 +195,7 @@ class RunLog:
         log.hosts = {host.instance: host for host in _Rows(folder / HOSTS, _HOST).read()}
         for run in log.runs:
             if run.schema != SCHEMA:
-                raise CampaignMismatch(
-                    f"{str(folder)!r}: run {run.cell}#{run.repetition} has schema {run.schema}, this program reads "
-                    f"schema {SCHEMA}"
-                )
+                raise _other_schema(f"{str(folder)!r}: run {run.cell}#{run.repetition}", run.schema)
         classes = sorted({run.host for run in log.runs})
         if len(classes) > 1:
             raise CampaignMismatch(
@@ -212,6 +217,16 @@ class RunLog:
         if self.hosts.get(host.instance) != host:
             _Rows(self.folder / HOSTS, _HOST).append(host)
             self.hosts[host.instance] = host
+
+    def refuse_other_designs(self, digests: Mapping[str, str]) -> None:
+        """Check what is to be measured, cell name -> Design.digest; raises CampaignMismatch where it was another."""
+        for run in self.runs:
+            if run.design and run.design != digests.get(run.cell, run.design):
+                raise CampaignMismatch(
+                    f"{run.cell} was measured in {str(self.folder)!r} with other windows or workloads (design "
+                    f"{run.design}, now {digests[run.cell]}); such runs cannot be pooled: start a folder of its own "
+                    "with --data"
+                )
 
     def append(self, run: Run) -> None:
         """Keep a run; on the disk when this returns. Raises RunsUnwritable."""
@@ -245,6 +260,19 @@ class RunLog:
         write_atomically(folder / HOSTS, b"".join(_HOST.dump_json(host) + b"\n" for host in self.hosts.values()))
         write_atomically(folder / PACKED, gzip.compress(lines, mtime=0))
         return folder / PACKED
+
+
+def _schema_of(line: bytes) -> object:
+    """Give the schema that a row of any version says it has; None when it says nothing."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found.get("schema") if isinstance(found, dict) else None
+
+
+def _other_schema(where: str, schema: object) -> CampaignMismatch:
+    return CampaignMismatch(f"{where} has schema {schema}, this program reads schema {SCHEMA}")
 
 
 _RUN = TypeAdapter(Run)

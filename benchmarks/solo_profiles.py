@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tomllib
 from collections.abc import Callable
@@ -11,17 +12,17 @@ from pathlib import Path
 
 from benchmarks.design import CommandLine, Design, parse_design
 from benchmarks.observations import observations, profile_name
-from benchmarks.runs import RunLog
+from benchmarks.runs import PROFILES_FOLDER, RunLog
 from isolation.cpuset import CpuSet
 from isolation.topology import Topology
 from profiler.collector import collect
 from profiler.dataset import FAMILIES, OBSERVATIONS, PROFILES
+from profiler.errors import ProfilerError
 from profiler.exchange import profiles_to_json
 from profiler.files import write_atomically
 from profiler.records import WorkloadProfile
+from profiler.registry import ModelRegistry
 from profiler.store import ObservationStore, ProfileStore
-
-FOLDER = "profiles"  #: below the folder of the runs
 
 #: Told the workload, its number, of how many, and its share done.
 Report = Callable[[str, int, int, float], None]
@@ -40,7 +41,7 @@ def measure_profiles(
     A service is profiled together with its load, as the experiment runs it: another profile than `cotenant profile
     NAME` takes of the server alone.
     """
-    store = ProfileStore(folder / FOLDER)
+    store = ProfileStore(folder / PROFILES_FOLDER)
     wanted = list(dict.fromkeys(member.workload for cell in design.repetitions for member in cell.members))
     known = set(store.names())
     found = []
@@ -71,7 +72,7 @@ def pack_training(log: RunLog, folder: Path, to: Path, topology: Topology) -> st
             f"no observations were written: the runs are of a host with topology {', '.join(sorted(measured_on))}, "
             f"this one has {topology.fingerprint}"
         )
-    store = ProfileStore(folder / FOLDER)
+    store = ProfileStore(folder / PROFILES_FOLDER)
     profiles = [store.load(name) for name in store.names()]
     known = {one.name for one in profiles}
     told = observations(log.runs, topology)
@@ -86,6 +87,25 @@ def pack_training(log: RunLog, folder: Path, to: Path, topology: Topology) -> st
         f"; {len(told) - len(found)} left out, without profile: {', '.join(sorted(strangers))}" if strangers else ""
     )
     return f"{path}: {len(found)} observations of workloads with a profile; {len(profiles)} profiles{left_out}"
+
+
+def pack_model(log: RunLog, state: Path, to: Path) -> str:
+    """Put the model in use beside the runs, so that its predictions are told wherever they are analysed.
+
+    Says which, or why none. Raises StoreFailed.
+    """
+    models = ModelRegistry(state / "models")
+    try:
+        manifest = models.active().manifest
+    except ProfilerError as error:
+        return f"no model was packed: {error}"
+    if {manifest.host_fingerprint} != {host.topology for host in log.hosts.values()}:
+        return f"no model was packed: {manifest.id} is of another class of host"
+    packed = ModelRegistry(to / "models")
+    for earlier in packed.list(on_damaged=lambda _error: None):
+        shutil.rmtree(to / "models" / earlier.id)
+    packed.copy(manifest.id, models)
+    return f"{to / 'models'}: model {manifest.id}, {manifest.observations} observations"
 
 
 def families() -> dict[str, str]:

@@ -49,7 +49,10 @@ State lives in $COTENANT_STATE or --state, the daemon listens on $COTENANT_SOCKE
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; ends the process with 0, 1 for an error it names, 2 for wrong use, 130 after Ctrl-C."""
+    """Run one command; ends the process with 0, or 1 for an error it names.
+
+    2 means wrong use, 75 that another daemon runs on the state folder, 130 that it was interrupted.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in {"-h", "--help", "help"}:
         listing = "\n".join(f"  {name:<10} {summary}" for name, summary in SUMMARIES.items())
@@ -77,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         for one in getattr(error, "fields", ()):
             if one.problem not in str(error):
                 sys.stderr.write(f"  {one.field}: {one.problem}\n")
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.prior import PriorParts
+from profiler.prior import PRIOR_VERSION, PriorParts
 from profiler.records import HostTraits, Relation, WorkloadProfile
 
 #: Profile features the model sees of both sides: name -> taken as log(1 + value) because it spans decades.
@@ -51,9 +51,9 @@ FEATURE_NAMES: tuple[str, ...] = (
     *PRIOR_COLUMNS,
 )
 
-#: Identity of the columns and their scaling; a model fitted on other columns is refused.
+#: Identity of the columns, their scaling and the prior; a model fitted on others is refused.
 SCHEMA_HASH = hashlib.sha256(
-    json.dumps([FEATURE_NAMES, sorted(name for name, log in PROFILE_COLUMNS.items() if log)]).encode()
+    json.dumps([FEATURE_NAMES, sorted(name for name, log in PROFILE_COLUMNS.items() if log), PRIOR_VERSION]).encode()
 ).hexdigest()[:16]
 
 

@@ -143,11 +143,13 @@ def nearest(rows: NDArray[np.float32], known: NDArray[np.float32], target: NDArr
 
 
 def errors(residuals: Sequence[NDArray[np.float64]]) -> Errors | None:
-    """Summarise predicted - measured log SF over everything held out; None when nothing could be."""
+    """Summarise predicted - measured log SF over everything held out; None when nothing could be, or not in numbers."""
     if not residuals:
         return None
     found = np.concatenate(residuals)
-    return Errors(median=float(np.median(np.abs(np.expm1(found)))), mean=float(np.expm1(np.abs(found).mean())))
+    with np.errstate(over="ignore"):
+        both = float(np.median(np.abs(np.expm1(found)))), float(np.expm1(np.abs(found).mean()))
+    return Errors(median=both[0], mean=both[1]) if all(map(math.isfinite, both)) else None
 
 
 def worst_residuals(rounds: Sequence[HeldOut]) -> NDArray[np.float64]:

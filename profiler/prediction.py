@@ -16,6 +16,8 @@ from profiler.records import HostTraits, Relation, SlowdownEstimate, WorkloadPro
 from profiler.registry import LoadedModel
 from profiler.training_range import TrainingRange
 
+_MOST_LOG_SF = math.log(1000.0)  #: what a model says beyond is no slowdown: then the prior stands alone
+
 
 class PairModel:
     """Predicts pairs in one batch; without a model it answers with the prior alone and a wide interval."""
@@ -51,12 +53,15 @@ class PairModel:
         total, far = margin, np.zeros(len(pairs), bool)
         if self._forest is not None:
             rows = pair_rows(pairs, parts, self._host)
-            far = self._range.outside(rows) | self._other_host
-            total = np.where(far, margin, self._forest.predict(rows, margin))
+            learned = self._forest.predict(rows, margin)
+            insane = ~(np.abs(learned) <= _MOST_LOG_SF)
+            far = self._range.outside(rows) | self._other_host | insane
+            total = np.where(far, margin, learned)
+        seen = {id(one): self._seen(one) for pair in pairs for one in pair[:2]} if self._known else {}
         estimates = []
         for pair, part, one_margin, log_slowdown, is_far in zip(pairs, parts, margin, total, far, strict=True):
             slowdown = math.exp(log_slowdown)
-            known = not is_far and self._seen(pair[0]) and self._seen(pair[1])
+            known = bool(seen) and not is_far and seen[id(pair[0])] and seen[id(pair[1])]
             half_width = self._known_half_width if known else self._half_width
             width = math.exp(max(half_width, PRIOR_HALF_WIDTH_LOG) if is_far else half_width)
             estimates.append(
@@ -77,4 +82,4 @@ class PairModel:
 
     def _seen(self, profile: WorkloadProfile | None) -> bool:
         """Tell whether training saw exactly this profile, so that its way to react is known from other partners."""
-        return bool(self._known) and profile is not None and profile_digest(profile) in self._known
+        return profile is not None and profile_digest(profile) in self._known

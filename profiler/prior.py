@@ -34,6 +34,8 @@ from dataclasses import dataclass
 
 from profiler.records import HostTraits, Relation, WorkloadProfile
 
+#: Raise it with every change of these formulas: what a model's trees learned is left over from the earlier ones.
+PRIOR_VERSION = 2
 PRIOR_HALF_WIDTH_LOG = math.log(1.5)  #: of the interval of log SF where nothing is calibrated: the prior alone
 _DISK_BLOCK_BYTES = 4096  # less is not written at once
 

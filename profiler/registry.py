@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from profiler.errors import ModelDamaged, ModelMissing, RecordInvalid
 from profiler.features import FEATURE_NAMES, SCHEMA_HASH
-from profiler.files import make_folder, name_checked, read_limited, write_atomically
+from profiler.files import is_name, make_folder, name_checked, read_limited, write_atomically
 from profiler.forest import Forest
 from profiler.held_out_predictions import HeldOutPrediction, predictions_from_json, predictions_to_json
 from profiler.records import HostTraits
@@ -101,11 +101,23 @@ class ModelRegistry:
         )
         return model_id
 
+    def copy(self, model_id: str, other: ModelRegistry) -> None:
+        """Take a model over from another registry, under its id, and make it the one in use; raises ModelMissing."""
+        other.load(model_id)
+        folder = self._path / model_id
+        make_folder(folder)
+        for name in ("model.json", "held_out.json", "manifest.json"):
+            theirs = other._path / model_id / name
+            if theirs.exists():
+                write_atomically(folder / name, theirs.read_bytes())
+        self.activate(model_id)
+
     def list(self, *, on_damaged: Callable[[ModelDamaged], None] | None = None) -> list[Manifest]:
         """Give all manifests, newest first; a damaged one is handed to on_damaged, or raised without it."""
         if not self._path.is_dir():
             return []
-        folders = sorted((entry for entry in self._path.iterdir() if (entry / "manifest.json").exists()), reverse=True)
+        named = (entry for entry in self._path.iterdir() if is_name(entry.name))  # others are nobody's models
+        folders = sorted((entry for entry in named if (entry / "manifest.json").exists()), reverse=True)
         manifests = []
         for folder in folders:
             try:
@@ -234,6 +246,8 @@ class _StoredScores(BaseModel):
     prior: _StoredErrors | None
     constant: _StoredErrors | None
     nearest: _StoredErrors | None
+    ridge: _StoredErrors | None = None  # models stored before these were scored have none
+    random_forest: _StoredErrors | None = None
     noise_floor: float | None
 
 

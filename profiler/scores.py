@@ -24,4 +24,6 @@ class Scores:
     prior: Errors | None = None  #: prior alone, same observations
     constant: Errors | None = None  #: always the median of the training observations
     nearest: Errors | None = None  #: what the most similar training observation measured
+    ridge: Errors | None = None  #: a linear model in the place of the trees
+    random_forest: Errors | None = None  #: a random forest in the place of the trees
     noise_floor: float | None = None  #: median by which repetitions of one observation differ, same unit

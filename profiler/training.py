@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from cotenant.paths import default_state
 from isolation.topology import read_topology
+from profiler.baselines import random_forest_residuals, ridge_residuals
 from profiler.calibration import find_calibration
 from profiler.dataset import default_dataset, load_dataset
 from profiler.errors import ModelDamaged, ModelMissing, ProfilerError
@@ -135,6 +136,8 @@ def _train(
             prior=errors([one.prior for one in rounds]),
             constant=errors([one.constant for one in rounds]),
             nearest=errors([one.nearest for one in rounds]),
+            ridge=errors(ridge_residuals(data, rounds)),
+            random_forest=errors(random_forest_residuals(data, rounds, seed)),
             noise_floor=noise_floor(data.spreads()),
         ),
         half_width_log=half_width,
@@ -184,7 +187,10 @@ def train_state(
     model = fitted.model
     activated = True
     if only_if_better:
-        found = verdict(model.manifest.scores, _rival(registry, fitted, host, notes))
+        rival = _rival(
+            registry, fitted, host, notes, lambda theirs: training_data(observed, profiles, theirs, families)
+        )
+        found = verdict(model.manifest.scores, rival)
         activated = found.better
         if found.reason:
             notes.append(found.reason if activated else f"not activated: {found.reason}")
@@ -208,8 +214,18 @@ def train_state(
     }
 
 
-def _rival(registry: ModelRegistry, fitted: _Fitted, host: HostTraits, notes: list[str]) -> Rival | None:
-    """Give the model in use as far as it can be one; None when anything sound may take its place."""
+def _rival(
+    registry: ModelRegistry,
+    fitted: _Fitted,
+    host: HostTraits,
+    notes: list[str],
+    data_of: Callable[[HostTraits], TrainingData],
+) -> Rival | None:
+    """Give the model in use as far as it can be one; None when anything sound may take its place.
+
+    `data_of` gives the same observations beside the prior of other traits of this host: a model keeps those that it
+    was trained with, whatever was calibrated since.
+    """
     try:
         current = registry.active()
     except ModelDamaged as error:
@@ -220,7 +236,7 @@ def _rival(registry: ModelRegistry, fitted: _Fitted, host: HostTraits, notes: li
     if current.manifest.host_fingerprint != host.fingerprint:
         notes.append(f"model {current.manifest.id} is of another class of host and is not used here")
         return None
-    data = fitted.data
+    data = data_of(current.manifest.host)
     return rival_of(current, fitted.rounds, data.digests, rows=data.rows, margin=data.margin, target=data.target)
 
 

@@ -28,7 +28,7 @@ from scheduler.launch import call_off, let_go, start_held
 from scheduler.slo_text import parse_slo
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-_out = Console(highlight=False)
+_out = Console(highlight=False, markup=False)  # names and paths may hold brackets
 _GIVEN = frozenset({"cpus", "mems", "cache_ways", "memory_bandwidth"})  # what a placement gives its workload
 
 SocketOption = Annotated[
@@ -139,7 +139,7 @@ def run(
             signal.signal(one, pass_on)
         if sys.stdin.isatty():  # Ctrl-C: the terminal sends it to the command as well
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        told = Console(stderr=True, highlight=False)
+        told = Console(stderr=True, highlight=False, markup=False)
         told.print(f"cotenant: {placed.explanation.summary}")
         let_go(writing)
         code = child.wait()

@@ -60,6 +60,7 @@ _log = logging.getLogger("cotenant")
 _MESSAGE_LIMIT_BYTES = 256 * 1024
 _CONCURRENT_CALLS = 64
 _GRACE_S = 10.0
+_IDLE_MS = 300_000  # who asks nothing for so long gives its descriptor back; a client connects anew by itself
 _SERVICES = (
     placement_pb2.DESCRIPTOR.services_by_name["PlacementService"].full_name,
     profile_pb2.DESCRIPTOR.services_by_name["ProfileService"].full_name,
@@ -234,6 +235,7 @@ class Daemon:
             options=(
                 ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
                 ("grpc.max_concurrent_streams", _CONCURRENT_CALLS),
+                ("grpc.max_connection_idle_ms", _IDLE_MS),
             ),
         )
         placement_pb2_grpc.add_PlacementServiceServicer_to_server(self._placements, server)
@@ -310,6 +312,8 @@ def serve(settings: Settings, *, checkpoint: Callable[[str], None] = lambda _lab
     text = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.setFormatter(JsonLines() if settings.log_format == "json" else logging.Formatter(text))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # a traceback for each message that cannot be parsed would let any client fill the log
+    logging.getLogger("grpc._common").setLevel(logging.CRITICAL)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a pidfd for each process of a large workload
     asked = threading.Event()

@@ -120,3 +120,5 @@ class StateLost(SchedulerError):
 
 class AlreadyRunning(SchedulerError):
     """Another daemon holds the state folder."""
+
+    exit_code = 75  #: EX_TEMPFAIL of sysexits.h: a service manager may try again

@@ -127,6 +127,17 @@ def summary(
     return "".join(said) + "."
 
 
+def far_from_training(found: Score) -> str:
+    """Say beside how many neighbours the prior had to stand in for the model; empty when beside none."""
+    far = sum(estimate.far_from_training for estimate, _ in found.neighbours)
+    if not far:
+        return ""
+    return (
+        f"beside {far} of {len(found.neighbours)} kinds of neighbours the prior alone speaks, because the model was "
+        "trained on nothing like it"
+    )
+
+
 def with_allotment(summary: str, allotment: Allotment) -> str:
     """Say in a summary what the workload gets of the caches where it runs, by which rule; what was said before goes."""
     said = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,18 +74,16 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         """Open or create; raises StateRefused for a file that is no journal of ours or of a newer version."""
-        fresh = not path.exists()
         self._lock = threading.Lock()  # reads come from RPC threads, writes from the one writer
         try:
+            if not path.exists():
+                _create(path)
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            if fresh:
-                path.chmod(0o600)
-                self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             verdict = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StateRefused(
                 f"journal {str(path)!r} cannot be opened: {error}. Move the file aside and start again: "
                 "placements that are still applied will be found as foreign groups and left alone"
@@ -252,3 +250,14 @@ class Journal:
             "AND (answer IS NOT NULL OR request_id NOT IN (SELECT request_id FROM placements))",
             (_KEPT_REQUESTS,),
         )
+
+
+def _create(path: Path) -> None:
+    """Make an empty journal, whole or not at all: one cut short would be refused at every later start."""
+    draft = path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    with closing(sqlite3.connect(draft, isolation_level=None)) as db:
+        draft.chmod(0o600)
+        db.execute("PRAGMA synchronous=FULL")
+        db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+    draft.rename(path)

@@ -162,12 +162,13 @@ def _not_listed(error: ModelDamaged) -> None:
     _log.warning("damaged model not listed", extra={"problem": str(error)})
 
 
-def _median(found: Errors | None) -> float | None:
-    return None if found is None else found.median
+def _both(found: Errors | None) -> tuple[float | None, float | None]:
+    return (None, None) if found is None else (found.median, found.mean)
 
 
 def _model_to(manifest: Manifest, active: str | None) -> model_pb2.Model:
     scores = manifest.scores
+    lowo, prior, pairs = (_both(one) for one in (scores.lowo, scores.prior, scores.pairs))
     return model_pb2.Model(
         id=manifest.id,
         active=manifest.id == active,
@@ -175,9 +176,12 @@ def _model_to(manifest: Manifest, active: str | None) -> model_pb2.Model:
         observations=manifest.observations,
         workloads=manifest.workloads,
         host_fingerprint=manifest.host_fingerprint,
-        mape_lowo=_median(scores.lowo),
-        mape_pairs=_median(scores.pairs),
-        mape_prior=_median(scores.prior),
+        mape_lowo=lowo[0],
+        mape_pairs=pairs[0],
+        mape_prior=prior[0],
+        mean_error_lowo=lowo[1],
+        mean_error_pairs=pairs[1],
+        mean_error_prior=prior[1],
         noise_floor=wire.finite_or_none(scores.noise_floor),
         sha256=manifest.sha256,
     )

@@ -29,7 +29,7 @@ class Operation:
     """One long piece of work; written by its thread only, read as copies."""
 
     name: str
-    stage: str = "started"
+    stage: str = "started"  #: what it does, or how it ended
     progress: float = 0.0  #: share done, 0 to 1
     done: bool = False
     error: Exception | None = None
@@ -59,7 +59,7 @@ class Operations:
     def train(self, *, only_if_better: bool) -> Operation:
         """Train in a child process: XGBoost never enters the daemon."""
 
-        def work(operation: Operation) -> None:
+        def work(operation: Operation) -> str:
             command = [sys.executable, "-P", "-m", "profiler.training", "--state", str(self._state)]
             if only_if_better:
                 command.append("--only-if-better")
@@ -73,7 +73,9 @@ class Operations:
             if child.returncode != 0:
                 last = err.strip().splitlines()[-1:] or ["no message"]
                 raise TrainingImpossible(f"training ended with code {child.returncode}: {last[0]}")
-            operation.model_id = str(json.loads(out.splitlines()[-1])["id"])
+            trained = json.loads(out.splitlines()[-1])
+            operation.model_id = str(trained["id"])
+            return "; ".join(["done" if trained["activated"] else "done, not in use", *trained["notes"]])
 
         return self._start("train", work)
 
@@ -84,13 +86,14 @@ class Operations:
         for pid in pids:
             identify(pid, allowed_uids=self._allowed_uids)
 
-        def work(operation: Operation) -> None:
+        def work(operation: Operation) -> str:
             def told(share: float, stage: str) -> None:
                 operation.progress, operation.stage = share, stage
 
             profile = collect_running(name, pids, duration_s=duration_s, on_progress=told)
             self._store.save(profile, replace=replace_stored)
             operation.profile_name = name
+            return "done"
 
         return self._start("profile", work)
 
@@ -101,13 +104,13 @@ class Operations:
         for thread in list(self._running.values()):
             thread.join(timeout=5)
 
-    def _start(self, kind: str, work: Callable[[Operation], None]) -> Operation:
+    def _start(self, kind: str, work: Callable[[Operation], str]) -> Operation:
         operation = Operation(name=f"{kind}-{uuid.uuid4().hex[:12]}")
 
         def run() -> None:
             try:
-                work(operation)
-                operation.progress, operation.stage = 1.0, "done"
+                operation.stage = work(operation)
+                operation.progress = 1.0
             except Exception as error:  # noqa: BLE001 - whatever ended it is the operation's result
                 _log.exception("operation failed", extra={"operation": operation.name})
                 operation.error = error

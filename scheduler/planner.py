@@ -106,7 +106,7 @@ def _seat(
             model_id=predictor.model_id,
             contributions=parts,
         ),
-        fallback=predictor.fallback_for(profile),
+        fallback=predictor.fallback_for(profile) or words.far_from_training(best),
         best_effort=_tier(best) == _BREAKS_OWN,
         engine_advice=_engine_advice(ledger.topology, best.choice),
     )

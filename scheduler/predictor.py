@@ -43,8 +43,10 @@ class Composed(NamedTuple):
 ALONE = Composed(1.0, 1.0, 1.0, 1.0, False)
 
 
-def together(counted: Iterable[tuple[SlowdownEstimate | Composed, int]]) -> Composed:
-    """Compose neighbours, each with how many there are of its kind; in one step or in several, the answer is the same.
+def together(counted: Iterable[tuple[SlowdownEstimate | Composed, float]]) -> Composed:
+    """Compose neighbours, each with how many of its kind run at once (profiler.crowding): 0.5 = half of the time.
+
+    In one step or in several, the answer is the same.
 
     Slowdowns and lower ends follow the rule of profiler.composition. Errors of pairs are taken as independent, so
     upper half-widths add as squares: adding them plainly, sixty-four neighbours of 1.0 (up to 1.5) would be one of 33.
@@ -76,7 +78,7 @@ def crowded(felt: Composed, excess: float) -> Composed:
     )
 
 
-def upper_end(slowdown: float, parts: Iterable[tuple[SlowdownEstimate | Composed, int]]) -> float:
+def upper_end(slowdown: float, parts: Iterable[tuple[SlowdownEstimate | Composed, float]]) -> float:
     """Give the upper end of the interval around a composed slowdown; see `together`."""
     squares = 0.0
     for part, count in parts:
@@ -86,11 +88,8 @@ def upper_end(slowdown: float, parts: Iterable[tuple[SlowdownEstimate | Composed
     return max(slowdown, 1.0) + math.sqrt(squares)
 
 
-def _summed(counted: Sequence[tuple[float, int]]) -> float:
-    values: list[float] = []
-    for value, count in counted:
-        values += [value] * count
-    return compose(values)
+def _summed(counted: Sequence[tuple[float, float]]) -> float:
+    return compose([value for value, _ in counted], [count for _, count in counted])
 
 
 class Predictor:

@@ -4,6 +4,9 @@ Cost = sum over workloads of weight * class factor * change of log slowdown, so 
 geometric mean of all slowdowns: halving one workload's speed costs as much whoever it is, crowds do not drown a few.
 Class factors: latency and service 4, collective 2, throughput 2, best effort 1: somebody waits for the first two.
 Predictions below 1 count as 1: a neighbour's gift is noise.
+
+Neighbours on other CPUs count as often as they run there at once (profiler/crowding.py). That a newcomer leaves the
+others on its CPUs less time, to the relief of third parties, is not counted for it; it is told once it is placed.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from profiler.composition import compose
-from profiler.crowding import Demand, crowd_excess, demand_of
+from profiler.crowding import Demand, crowd_excess, demand_of, running_share
 from profiler.records import SlowdownEstimate, WorkloadProfile
 from scheduler.bounds import Limit, limit_of
 from scheduler.candidates import Choice
@@ -42,7 +45,8 @@ class Standing:
     share: float  #: of one member in the cost
     pairs: Composed  #: present, as far as pairs tell it
     demand: Demand
-    crowd: tuple[tuple[Demand, int], ...]  #: of those who use all of its CPUs
+    crowd: tuple[tuple[Demand, float], ...]  #: of those who use all of its CPUs
+    crowd_told: float  #: slowdown by those as their pairs tell it
 
 
 class Effect(NamedTuple):
@@ -61,7 +65,7 @@ class Score(NamedTuple):
     choice: Choice
     cost: float
     upper: float  #: newcomer's, all neighbours composed
-    neighbours: tuple[tuple[SlowdownEstimate, int], ...]  #: what the groups it meets do to it, and their sizes
+    neighbours: tuple[tuple[SlowdownEstimate, float], ...]  #: what the groups it meets do, and how many run at once
     crowd_excess: float  #: what a full CPU costs it beyond these pairs
     effects: tuple[Effect, ...]  #: what it does to them
     own_breach: float  #: newcomer's upper end over its limit; 0 = kept
@@ -72,8 +76,8 @@ class _Encounter:
     """What a newcomer suffers from each group and does to it, by relation; filled as relations come up."""
 
     def __init__(self, groups: int) -> None:
-        self.suffered: list[dict[int, tuple[SlowdownEstimate, int]]] = [{} for _ in range(groups)]
-        self.effects: list[dict[int, Effect]] = [{} for _ in range(groups)]
+        self.suffered: list[dict[int, tuple[SlowdownEstimate, float]]] = [{} for _ in range(groups)]
+        self.effects: list[dict[tuple[int, float], Effect]] = [{} for _ in range(groups)]
 
 
 def share(slo: Slo, weight: float) -> float:
@@ -109,15 +113,16 @@ def score(
     limit = limit_of(request.slo, profile, predictor.host_fingerprint)
     whole = ledger.sharing.whole
     own_share = share(request.slo, request.weight)
-    encounter = _encounter(profile, choices, ledger, predictor)
-    suffered, caused = encounter.suffered, encounter.effects
     crowd, demand = standings(ledger, predictor), demand_of(profile)
+    shares = [_newcomers_share(choice, demand, ledger) for choice in choices]
+    encounter = _encounter(profile, choices, shares, ledger, predictor)
+    suffered, caused = encounter.suffered, encounter.effects
     scores: list[Score] = []
-    for choice in choices:
+    for choice, runs in zip(choices, shares, strict=True):
         neighbours = tuple([suffered[index][toward] for index, toward, _ in choice.meets])
-        effects = tuple([caused[index][back] for index, _, back in choice.meets])
-        on_all = [(crowd[index].demand, suffered[index][code][1]) for index, code, _ in choice.meets if whole(code)]
-        excess = crowd_excess(demand, on_all) if on_all else 0.0
+        effects = tuple([caused[index][back, runs] for index, _, back in choice.meets])
+        on_all = [(crowd[index].demand, *suffered[index][code]) for index, code, _ in choice.meets if whole(code)]
+        excess = _newcomers_excess(demand, on_all) if on_all else 0.0
         slowdown, upper = _felt(neighbours, excess)
         worst = max(effects, key=_breach, default=None)
         scores.append(
@@ -156,51 +161,94 @@ def felt_by_newcomer(found: Score) -> Composed:
     return crowded(together(found.neighbours), found.crowd_excess)
 
 
-def _felt(neighbours: Sequence[tuple[SlowdownEstimate, int]], excess: float) -> tuple[float, float]:
+def _felt(neighbours: Sequence[tuple[SlowdownEstimate, float]], excess: float) -> tuple[float, float]:
     """Give slowdown and upper end of `felt_by_newcomer`, without the rest: it is asked of every choice."""
-    slowdowns: list[float] = []
-    for estimate, members in neighbours:
-        slowdowns += [estimate.slowdown] * members
-    slowdown = compose(slowdowns)
+    slowdown = compose([one.slowdown for one, _ in neighbours], [count for _, count in neighbours])
     upper = upper_end(slowdown, neighbours)
     return (max(1.0, slowdown) + excess, max(1.0, upper) + excess) if excess else (slowdown, upper)
 
 
+def _newcomers_share(choice: Choice, demand: Demand, ledger: Ledger) -> float:
+    """Give the share of its demand that it would get on these CPUs."""
+    wanted = _wanted_of(ledger)
+    cpus = choice.cpus
+    return running_share(len(cpus), len(cpus) * demand.utilisation + sum([wanted[cpu] for cpu in cpus]))
+
+
+def _newcomers_excess(demand: Demand, on_all: Sequence[tuple[Demand, SlowdownEstimate, float]]) -> float:
+    told = compose([one.slowdown for _, one, _ in on_all], [count for *_, count in on_all])
+    return crowd_excess(demand, [(other, count) for other, _, count in on_all], told)
+
+
+def _wanted_of(ledger: Ledger) -> Sequence[float]:
+    """Give how much of each CPU its residents want, index = CPU number."""
+
+    def make() -> list[float]:
+        sets = [ledger.topology.online, *(group.cpus for group in ledger.groups)]
+        wanted = [0.0] * max(one.mask.bit_length() for one in sets)
+        for group in ledger.groups:
+            demand = len(group.members) * demand_of(group.profile).utilisation
+            for cpu in group.cpus:
+                wanted[cpu] += demand
+        return wanted
+
+    return ledger.derive("wanted", make)
+
+
+def _running(group: Group, ledger: Ledger) -> float:
+    """Give the share of its demand that each member of a group gets on its CPUs."""
+    wanted = _wanted_of(ledger)
+    return running_share(len(group.cpus), sum(wanted[cpu] for cpu in group.cpus))
+
+
 def _encounter(
-    profile: WorkloadProfile | None, choices: Sequence[Choice], ledger: Ledger, predictor: Predictor
+    profile: WorkloadProfile | None,
+    choices: Sequence[Choice],
+    shares: Sequence[float],
+    ledger: Ledger,
+    predictor: Predictor,
 ) -> _Encounter:
-    """Make sure that every (group, relation) of the choices is predicted, the new ones in one batch."""
+    """Make sure that every (group, relation) of the choices is predicted, the new ones in one batch.
+
+    `shares`, [n_choices], is how much of its demand the newcomer would get there.
+    """
     crowd = standings(ledger, predictor)
     met = ledger.derive(("encounter", predictor, predictor.key(profile)), lambda: _Encounter(len(crowd)))
     toward: dict[tuple[int, int], None] = {}
-    back: dict[tuple[int, int], None] = {}
-    for choice in choices:
+    back: dict[tuple[int, int, float], None] = {}
+    for choice, runs in zip(choices, shares, strict=True):
         for index, suffered, caused in choice.meets:
             if suffered not in met.suffered[index]:
                 toward[index, suffered] = None
-            if caused not in met.effects[index]:
-                back[index, caused] = None
+            if (caused, runs) not in met.effects[index]:
+                back[index, caused, runs] = None
     if not toward and not back:
         return met
     unpack = ledger.sharing.unpack
     pairs: list[Pair] = [(profile, crowd[index].group.profile, unpack(code)) for index, code in toward]
-    pairs += [(crowd[index].group.profile, profile, unpack(code)) for index, code in back]
+    pairs += [(crowd[index].group.profile, profile, unpack(code)) for index, code, _ in back]
     answers = iter(predictor.estimate_many(pairs))
+    apart, whole = ledger.sharing.apart, ledger.sharing.whole
     for index, code in toward:
-        met.suffered[index][code] = (next(answers), len(crowd[index].group.members))
+        group = crowd[index].group
+        running = len(group.members) * (_running(group, ledger) if apart(code) else 1.0)
+        met.suffered[index][code] = (next(answers), running)
     demand = demand_of(profile)
-    for index, code in back:
-        newcomer = (demand, 1) if ledger.sharing.whole(code) else None
-        met.effects[index][code] = _effect(crowd[index], next(answers), newcomer)
+    for index, code, runs in back:
+        newcomer = demand if whole(code) else None
+        met.effects[index][code, runs] = _effect(crowd[index], next(answers), runs if apart(code) else 1.0, newcomer)
     return met
 
 
-def _effect(standing: Standing, added: SlowdownEstimate, newcomer: tuple[Demand, int] | None) -> Effect:
-    """Say what a newcomer does; `newcomer` is its demand if it uses all CPUs of these residents."""
+def _effect(standing: Standing, added: SlowdownEstimate, runs: float, newcomer: Demand | None) -> Effect:
+    """Say what a newcomer does that counts `runs` times; `newcomer` = its demand if it uses all of the group's CPUs."""
     present, limit, members = standing.present, standing.limit, standing.group.members
-    after = together(((standing.pairs, 1), (added, 1))) if standing.pairs is not ALONE else together(((added, 1),))
-    crowd = standing.crowd if newcomer is None else (*standing.crowd, newcomer)
-    after = crowded(after, crowd_excess(standing.demand, crowd))
+    before = ((standing.pairs, 1.0),) if standing.pairs is not ALONE else ()
+    after = together((*before, (added, runs)))
+    crowd, told = standing.crowd, standing.crowd_told
+    if newcomer is not None:
+        crowd, told = (*crowd, (newcomer, 1.0)), compose((told, added.slowdown))
+    after = crowded(after, crowd_excess(standing.demand, crowd, told))
     cost = standing.share * len(members) * (log_slowdown(after.slowdown) - log_slowdown(present.slowdown))
     breach = 0.0
     if limit.broken(present.upper):
@@ -215,36 +263,42 @@ def _effect(standing: Standing, added: SlowdownEstimate, newcomer: tuple[Demand,
 def _standings(ledger: Ledger, predictor: Predictor) -> tuple[Standing, ...]:
     groups, code, unpack = ledger.groups, ledger.sharing.code, ledger.sharing.unpack
     pairs: dict[tuple[int, int, int], Pair] = {}
-    beside: list[list[tuple[tuple[int, int, int], int]]] = []
-    crowds: list[tuple[tuple[Demand, int], ...]] = []
+    beside: list[list[tuple[tuple[int, int, int], float]]] = []
+    crowds: list[list[tuple[Demand, tuple[int, int, int], int]]] = []
+    apart, running = ledger.sharing.apart, [_running(group, ledger) for group in groups]
     demands = [demand_of(group.profile) for group in groups]
     kinds = [(predictor.key(group.profile), group.cpus.mask, len(group.members), group) for group in groups]
     for victim_key, victim_mask, _, victim in kinds:
-        met: list[tuple[tuple[int, int, int], int]] = []
-        crowd: list[tuple[Demand, int]] = []
-        for demand, (key, mask, members, aggressor) in zip(demands, kinds, strict=True):
+        met: list[tuple[tuple[int, int, int], float]] = []
+        crowd: list[tuple[Demand, tuple[int, int, int], int]] = []
+        for demand, runs, (key, mask, members, aggressor) in zip(demands, running, kinds, strict=True):
             relation = code(victim_mask, mask)
             count = members - (aggressor is victim)
             if relation and count:
                 pair = (victim_key, key, relation)
                 if pair not in pairs:
                     pairs[pair] = (victim.profile, aggressor.profile, unpack(relation))
-                met.append((pair, count))
+                met.append((pair, count * runs if apart(relation) else count))
                 if not victim_mask & ~mask:
-                    crowd.append((demand, count))
+                    crowd.append((demand, pair, count))
         beside.append(met)
-        crowds.append(tuple(crowd))
+        crowds.append(crowd)
     found = dict(zip(pairs, predictor.estimate_many(list(pairs.values())), strict=True))
     pairwise = [together((found[pair], count) for pair, count in met) if met else ALONE for met in beside]
-    return tuple(
-        Standing(
-            group=group,
-            present=crowded(felt, crowd_excess(demand, who)),
-            limit=limit_of(group.slo, group.profile, predictor.host_fingerprint),
-            share=share(group.slo, group.weight),
-            pairs=felt,
-            demand=demand,
-            crowd=who,
+    faring: list[Standing] = []
+    for group, felt, demand, met_on_all in zip(groups, pairwise, demands, crowds, strict=True):
+        who = tuple((other, float(count)) for other, _, count in met_on_all)
+        told = compose([found[pair].slowdown for _, pair, _ in met_on_all], [count for *_, count in met_on_all])
+        faring.append(
+            Standing(
+                group=group,
+                present=crowded(felt, crowd_excess(demand, who, told)),
+                limit=limit_of(group.slo, group.profile, predictor.host_fingerprint),
+                share=share(group.slo, group.weight),
+                pairs=felt,
+                demand=demand,
+                crowd=who,
+                crowd_told=told,
+            )
         )
-        for group, felt, demand, who in zip(groups, pairwise, demands, crowds, strict=True)
-    )
+    return tuple(faring)

@@ -77,6 +77,11 @@ class Sharing:
         """Tell whether the aggressor of a `code` may run on all of the victim's CPUs."""
         return code > 0 and code & _COUNT == code >> 6 * _WIDTH
 
+    @staticmethod
+    def apart(code: int) -> bool:
+        """Tell whether victim and aggressor of a `code` have no CPU in common."""
+        return not code & _COUNT
+
     def unpack(self, code: int) -> Relation:
         """Give the relation a number of `code` stands for."""
         known = self._relations.get(code)

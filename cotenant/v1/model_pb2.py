@@ -27,7 +27,7 @@ from cotenant.v1 import placement_pb2 as cotenant_dot_v1_dot_placement__pb2
 from cotenant.v1 import profile_pb2 as cotenant_dot_v1_dot_profile__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63otenant/v1/model.proto\x12\x0b\x63otenant.v1\x1a\x1b\x63otenant/v1/operation.proto\x1a\x1b\x63otenant/v1/placement.proto\x1a\x19\x63otenant/v1/profile.proto\"\xae\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x01\x12\x14\n\x0cobservations\x18\x04 \x01(\r\x12\x11\n\tworkloads\x18\x05 \x01(\r\x12\x18\n\x10host_fingerprint\x18\x06 \x01(\t\x12\x16\n\tmape_lowo\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nmape_prior\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0bnoise_floor\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x0e\n\x06sha256\x18\n \x01(\t\x12\x17\n\nmape_pairs\x18\x0b \x01(\x01H\x03\x88\x01\x01\x42\x0c\n\n_mape_lowoB\r\n\x0b_mape_priorB\x0e\n\x0c_noise_floorB\r\n\x0b_mape_pairs\"?\n\x11TrainModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0eonly_if_better\x18\x02 \x01(\x08\"?\n\x12TrainModelResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.cotenant.v1.Operation\"{\n\x08Relation\x12\x10\n\x08same_cpu\x18\x01 \x01(\x01\x12\x11\n\tsame_core\x18\x02 \x01(\x01\x12\x0f\n\x07same_l2\x18\x03 \x01(\x01\x12\x10\n\x08same_llc\x18\x04 \x01(\x01\x12\x11\n\tsame_node\x18\x05 \x01(\x01\x12\x14\n\x0csame_package\x18\x06 \x01(\x01\"\xec\x01\n\x16PredictSlowdownRequest\x12\x15\n\x0bvictim_name\x18\x01 \x01(\tH\x00\x12.\n\x0evictim_profile\x18\x02 \x01(\x0b\x32\x14.cotenant.v1.ProfileH\x00\x12\x18\n\x0e\x61ggressor_name\x18\x03 \x01(\tH\x01\x12\x31\n\x11\x61ggressor_profile\x18\x04 \x01(\x0b\x32\x14.cotenant.v1.ProfileH\x01\x12\'\n\x08relation\x18\x05 \x01(\x0b\x32\x15.cotenant.v1.RelationB\x08\n\x06victimB\x0b\n\taggressor\"\x9c\x01\n\x17PredictSlowdownResponse\x12+\n\nprediction\x18\x01 \x01(\x0b\x32\x17.cotenant.v1.Prediction\x12\x30\n\rcontributions\x18\x02 \x03(\x0b\x32\x19.cotenant.v1.Contribution\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x10\n\x08\x66\x61llback\x18\x04 \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.cotenant.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x14\x41\x63tivateModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\":\n\x15\x41\x63tivateModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.cotenant.v1.Model2\xe2\x02\n\x0cModelService\x12M\n\nTrainModel\x12\x1e.cotenant.v1.TrainModelRequest\x1a\x1f.cotenant.v1.TrainModelResponse\x12\\\n\x0fPredictSlowdown\x12#.cotenant.v1.PredictSlowdownRequest\x1a$.cotenant.v1.PredictSlowdownResponse\x12M\n\nListModels\x12\x1e.cotenant.v1.ListModelsRequest\x1a\x1f.cotenant.v1.ListModelsResponse\x12V\n\rActivateModel\x12!.cotenant.v1.ActivateModelRequest\x1a\".cotenant.v1.ActivateModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63otenant/v1/model.proto\x12\x0b\x63otenant.v1\x1a\x1b\x63otenant/v1/operation.proto\x1a\x1b\x63otenant/v1/placement.proto\x1a\x19\x63otenant/v1/profile.proto\"\xc8\x03\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\x08\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x01\x12\x14\n\x0cobservations\x18\x04 \x01(\r\x12\x11\n\tworkloads\x18\x05 \x01(\r\x12\x18\n\x10host_fingerprint\x18\x06 \x01(\t\x12\x16\n\tmape_lowo\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nmape_prior\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0bnoise_floor\x18\t \x01(\x01H\x02\x88\x01\x01\x12\x0e\n\x06sha256\x18\n \x01(\t\x12\x17\n\nmape_pairs\x18\x0b \x01(\x01H\x03\x88\x01\x01\x12\x1c\n\x0fmean_error_lowo\x18\x0c \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10mean_error_prior\x18\r \x01(\x01H\x05\x88\x01\x01\x12\x1d\n\x10mean_error_pairs\x18\x0e \x01(\x01H\x06\x88\x01\x01\x42\x0c\n\n_mape_lowoB\r\n\x0b_mape_priorB\x0e\n\x0c_noise_floorB\r\n\x0b_mape_pairsB\x12\n\x10_mean_error_lowoB\x13\n\x11_mean_error_priorB\x13\n\x11_mean_error_pairs\"?\n\x11TrainModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0eonly_if_better\x18\x02 \x01(\x08\"?\n\x12TrainModelResponse\x12)\n\toperation\x18\x01 \x01(\x0b\x32\x16.cotenant.v1.Operation\"{\n\x08Relation\x12\x10\n\x08same_cpu\x18\x01 \x01(\x01\x12\x11\n\tsame_core\x18\x02 \x01(\x01\x12\x0f\n\x07same_l2\x18\x03 \x01(\x01\x12\x10\n\x08same_llc\x18\x04 \x01(\x01\x12\x11\n\tsame_node\x18\x05 \x01(\x01\x12\x14\n\x0csame_package\x18\x06 \x01(\x01\"\xec\x01\n\x16PredictSlowdownRequest\x12\x15\n\x0bvictim_name\x18\x01 \x01(\tH\x00\x12.\n\x0evictim_profile\x18\x02 \x01(\x0b\x32\x14.cotenant.v1.ProfileH\x00\x12\x18\n\x0e\x61ggressor_name\x18\x03 \x01(\tH\x01\x12\x31\n\x11\x61ggressor_profile\x18\x04 \x01(\x0b\x32\x14.cotenant.v1.ProfileH\x01\x12\'\n\x08relation\x18\x05 \x01(\x0b\x32\x15.cotenant.v1.RelationB\x08\n\x06victimB\x0b\n\taggressor\"\x9c\x01\n\x17PredictSlowdownResponse\x12+\n\nprediction\x18\x01 \x01(\x0b\x32\x17.cotenant.v1.Prediction\x12\x30\n\rcontributions\x18\x02 \x03(\x0b\x32\x19.cotenant.v1.Contribution\x12\x10\n\x08model_id\x18\x03 \x01(\t\x12\x10\n\x08\x66\x61llback\x18\x04 \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.cotenant.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\x14\x41\x63tivateModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\":\n\x15\x41\x63tivateModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.cotenant.v1.Model2\xe2\x02\n\x0cModelService\x12M\n\nTrainModel\x12\x1e.cotenant.v1.TrainModelRequest\x1a\x1f.cotenant.v1.TrainModelResponse\x12\\\n\x0fPredictSlowdown\x12#.cotenant.v1.PredictSlowdownRequest\x1a$.cotenant.v1.PredictSlowdownResponse\x12M\n\nListModels\x12\x1e.cotenant.v1.ListModelsRequest\x1a\x1f.cotenant.v1.ListModelsResponse\x12V\n\rActivateModel\x12!.cotenant.v1.ActivateModelRequest\x1a\".cotenant.v1.ActivateModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,25 +35,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cotenant.v1.model_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL']._serialized_start=126
-  _globals['_MODEL']._serialized_end=428
-  _globals['_TRAINMODELREQUEST']._serialized_start=430
-  _globals['_TRAINMODELREQUEST']._serialized_end=493
-  _globals['_TRAINMODELRESPONSE']._serialized_start=495
-  _globals['_TRAINMODELRESPONSE']._serialized_end=558
-  _globals['_RELATION']._serialized_start=560
-  _globals['_RELATION']._serialized_end=683
-  _globals['_PREDICTSLOWDOWNREQUEST']._serialized_start=686
-  _globals['_PREDICTSLOWDOWNREQUEST']._serialized_end=922
-  _globals['_PREDICTSLOWDOWNRESPONSE']._serialized_start=925
-  _globals['_PREDICTSLOWDOWNRESPONSE']._serialized_end=1081
-  _globals['_LISTMODELSREQUEST']._serialized_start=1083
-  _globals['_LISTMODELSREQUEST']._serialized_end=1141
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1143
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1224
-  _globals['_ACTIVATEMODELREQUEST']._serialized_start=1226
-  _globals['_ACTIVATEMODELREQUEST']._serialized_end=1280
-  _globals['_ACTIVATEMODELRESPONSE']._serialized_start=1282
-  _globals['_ACTIVATEMODELRESPONSE']._serialized_end=1340
-  _globals['_MODELSERVICE']._serialized_start=1343
-  _globals['_MODELSERVICE']._serialized_end=1697
+  _globals['_MODEL']._serialized_end=582
+  _globals['_TRAINMODELREQUEST']._serialized_start=584
+  _globals['_TRAINMODELREQUEST']._serialized_end=647
+  _globals['_TRAINMODELRESPONSE']._serialized_start=649
+  _globals['_TRAINMODELRESPONSE']._serialized_end=712
+  _globals['_RELATION']._serialized_start=714
+  _globals['_RELATION']._serialized_end=837
+  _globals['_PREDICTSLOWDOWNREQUEST']._serialized_start=840
+  _globals['_PREDICTSLOWDOWNREQUEST']._serialized_end=1076
+  _globals['_PREDICTSLOWDOWNRESPONSE']._serialized_start=1079
+  _globals['_PREDICTSLOWDOWNRESPONSE']._serialized_end=1235
+  _globals['_LISTMODELSREQUEST']._serialized_start=1237
+  _globals['_LISTMODELSREQUEST']._serialized_end=1295
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1297
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1378
+  _globals['_ACTIVATEMODELREQUEST']._serialized_start=1380
+  _globals['_ACTIVATEMODELREQUEST']._serialized_end=1434
+  _globals['_ACTIVATEMODELRESPONSE']._serialized_start=1436
+  _globals['_ACTIVATEMODELRESPONSE']._serialized_end=1494
+  _globals['_MODELSERVICE']._serialized_start=1497
+  _globals['_MODELSERVICE']._serialized_end=1851
 # @@protoc_insertion_point(module_scope)

@@ -36,6 +36,9 @@ class Model(_message.Message):
     NOISE_FLOOR_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     MAPE_PAIRS_FIELD_NUMBER: _builtins.int
+    MEAN_ERROR_LOWO_FIELD_NUMBER: _builtins.int
+    MEAN_ERROR_PRIOR_FIELD_NUMBER: _builtins.int
+    MEAN_ERROR_PAIRS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     active: _builtins.bool
     created_unix_s: _builtins.float
@@ -47,10 +50,14 @@ class Model(_message.Message):
     mape_prior: _builtins.float
     """The same of the prior alone."""
     noise_floor: _builtins.float
-    """Noise floor of the labels, same unit."""
+    """Median by which one repetition of a measured pair differs, same unit; no error can be expected to be much smaller."""
     sha256: _builtins.str
     mape_pairs: _builtins.float
     """Median absolute percentage error on pairs held out of training, of workloads it saw with other partners."""
+    mean_error_lowo: _builtins.float
+    """Means over the same observations, exp(mean |log(predicted / measured)|) - 1: what is far off counts, too."""
+    mean_error_prior: _builtins.float
+    mean_error_pairs: _builtins.float
     def __init__(
         self,
         *,
@@ -65,10 +72,13 @@ class Model(_message.Message):
         noise_floor: _builtins.float | None = ...,
         sha256: _builtins.str = ...,
         mape_pairs: _builtins.float | None = ...,
+        mean_error_lowo: _builtins.float | None = ...,
+        mean_error_prior: _builtins.float | None = ...,
+        mean_error_pairs: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_mape_lowo", b"_mape_lowo", "_mape_pairs", b"_mape_pairs", "_mape_prior", b"_mape_prior", "_noise_floor", b"_noise_floor", "mape_lowo", b"mape_lowo", "mape_pairs", b"mape_pairs", "mape_prior", b"mape_prior", "noise_floor", b"noise_floor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mape_lowo", b"_mape_lowo", "_mape_pairs", b"_mape_pairs", "_mape_prior", b"_mape_prior", "_mean_error_lowo", b"_mean_error_lowo", "_mean_error_pairs", b"_mean_error_pairs", "_mean_error_prior", b"_mean_error_prior", "_noise_floor", b"_noise_floor", "mape_lowo", b"mape_lowo", "mape_pairs", b"mape_pairs", "mape_prior", b"mape_prior", "mean_error_lowo", b"mean_error_lowo", "mean_error_pairs", b"mean_error_pairs", "mean_error_prior", b"mean_error_prior", "noise_floor", b"noise_floor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mape_lowo", b"_mape_lowo", "_mape_pairs", b"_mape_pairs", "_mape_prior", b"_mape_prior", "_noise_floor", b"_noise_floor", "active", b"active", "created_unix_s", b"created_unix_s", "host_fingerprint", b"host_fingerprint", "id", b"id", "mape_lowo", b"mape_lowo", "mape_pairs", b"mape_pairs", "mape_prior", b"mape_prior", "noise_floor", b"noise_floor", "observations", b"observations", "sha256", b"sha256", "workloads", b"workloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mape_lowo", b"_mape_lowo", "_mape_pairs", b"_mape_pairs", "_mape_prior", b"_mape_prior", "_mean_error_lowo", b"_mean_error_lowo", "_mean_error_pairs", b"_mean_error_pairs", "_mean_error_prior", b"_mean_error_prior", "_noise_floor", b"_noise_floor", "active", b"active", "created_unix_s", b"created_unix_s", "host_fingerprint", b"host_fingerprint", "id", b"id", "mape_lowo", b"mape_lowo", "mape_pairs", b"mape_pairs", "mape_prior", b"mape_prior", "mean_error_lowo", b"mean_error_lowo", "mean_error_pairs", b"mean_error_pairs", "mean_error_prior", b"mean_error_prior", "noise_floor", b"noise_floor", "observations", b"observations", "sha256", b"sha256", "workloads", b"workloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mape_lowo: _TypeAlias = _typing.Literal["mape_lowo"]  # noqa: Y015
     _WhichOneofArgType__mape_lowo: _TypeAlias = _typing.Literal["_mape_lowo", b"_mape_lowo"]  # noqa: Y015
@@ -76,6 +86,12 @@ class Model(_message.Message):
     _WhichOneofArgType__mape_pairs: _TypeAlias = _typing.Literal["_mape_pairs", b"_mape_pairs"]  # noqa: Y015
     _WhichOneofReturnType__mape_prior: _TypeAlias = _typing.Literal["mape_prior"]  # noqa: Y015
     _WhichOneofArgType__mape_prior: _TypeAlias = _typing.Literal["_mape_prior", b"_mape_prior"]  # noqa: Y015
+    _WhichOneofReturnType__mean_error_lowo: _TypeAlias = _typing.Literal["mean_error_lowo"]  # noqa: Y015
+    _WhichOneofArgType__mean_error_lowo: _TypeAlias = _typing.Literal["_mean_error_lowo", b"_mean_error_lowo"]  # noqa: Y015
+    _WhichOneofReturnType__mean_error_pairs: _TypeAlias = _typing.Literal["mean_error_pairs"]  # noqa: Y015
+    _WhichOneofArgType__mean_error_pairs: _TypeAlias = _typing.Literal["_mean_error_pairs", b"_mean_error_pairs"]  # noqa: Y015
+    _WhichOneofReturnType__mean_error_prior: _TypeAlias = _typing.Literal["mean_error_prior"]  # noqa: Y015
+    _WhichOneofArgType__mean_error_prior: _TypeAlias = _typing.Literal["_mean_error_prior", b"_mean_error_prior"]  # noqa: Y015
     _WhichOneofReturnType__noise_floor: _TypeAlias = _typing.Literal["noise_floor"]  # noqa: Y015
     _WhichOneofArgType__noise_floor: _TypeAlias = _typing.Literal["_noise_floor", b"_noise_floor"]  # noqa: Y015
     @_typing.overload
@@ -84,6 +100,12 @@ class Model(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mape_pairs) -> _WhichOneofReturnType__mape_pairs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mape_prior) -> _WhichOneofReturnType__mape_prior | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_error_lowo) -> _WhichOneofReturnType__mean_error_lowo | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_error_pairs) -> _WhichOneofReturnType__mean_error_pairs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_error_prior) -> _WhichOneofReturnType__mean_error_prior | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__noise_floor) -> _WhichOneofReturnType__noise_floor | None: ...
 

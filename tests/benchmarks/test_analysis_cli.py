@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.analysis_cli import analyse_folder, held_out_score, print_analysis
+from benchmarks.analysis_cli import analyse_folder, analyse_record, held_out_score, print_analysis
 from benchmarks.design import Isolation
 from benchmarks.errors import RunsMissing
 from benchmarks.experiment_cli import app
@@ -16,6 +18,7 @@ from benchmarks.runs import RunLog
 from profiler.registry import ModelRegistry
 from profiler.training import train
 from tests.benchmarks.simulated_runs import factorial_cells, simulated_runs
+from tests.fakes.campaigns import HOST as CAMPAIGN_HOST
 from tests.fakes.measurements import made_up_observations, made_up_profiles
 from tests.fakes.profiles import HOST
 
@@ -72,8 +75,8 @@ def test_where_there_is_little_room_columns_are_left_out_and_nothing_is_cut_shor
     assert "…" not in narrow + wide
     assert "factorial/cpu+single/none" in narrow
     assert "makes room): " in narrow
-    assert "TLS, TTFT, TTLT.\n" in narrow
-    assert "TTLT ┃" in wide
+    assert "TLS, TTFT, TTLT, TBT. " in " ".join(narrow.split())
+    assert re.search("TBT +┃", wide)
     assert "makes room" not in wide
 
 
@@ -96,6 +99,27 @@ def test_a_damaged_model_is_told_as_damaged_and_without_its_path(tmp_path: Path)
     assert score is None
     assert "STATE/models/m1/manifest.json" in reason
     assert str(tmp_path) not in reason
+
+
+def test_a_record_may_bring_its_model_along_which_one_in_use_goes_before(record: Path, tmp_path: Path) -> None:
+    profiles = made_up_profiles()
+    model = train(made_up_observations(profiles)[:12], profiles, HOST, created_unix_s=1e9)
+    log = RunLog.load(record)
+    log.hosts = {"i": replace(CAMPAIGN_HOST, instance="i", topology=HOST.fingerprint)}
+    state = tmp_path / "state"
+
+    def answer() -> str:
+        found = analyse_record(log, state)
+        assert "this host is of another class" in found.not_placed
+        return next(one.answer for one in found.questions if one.name == "prediction")
+
+    assert analyse_record(log, state).not_placed.endswith("`cotenant train`.")
+    packed, own = ModelRegistry(record / "models"), ModelRegistry(state / "models")
+    packed.activate(theirs := packed.save(model))
+    assert theirs in answer()
+    newer = replace(model, manifest=replace(model.manifest, created_unix_s=2e9))
+    own.activate(mine := own.save(newer))
+    assert mine in answer()
 
 
 def test_the_score_of_a_model_counts_for_its_own_class_of_host_only(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -45,6 +46,18 @@ def test_the_order_is_shuffled_by_the_seed_and_the_same_twice() -> None:
     assert [step.key for step in one] != [step.key for step in other]
     first, second = ([step.cell for step in one if step.block == block] for block in (0, 1))
     assert first != second, "blocks are shuffled apart"
+
+
+def test_a_digest_names_what_a_run_depends_on_and_nothing_else() -> None:
+    whole, reseeded, longer = design(), design(seed=8), design()
+    longer = replace(longer, windows=longer.windows.model_copy(update={"solo_s": 9.0}))
+    cells = list(whole.repetitions)
+    other = {cell: whole.digest(cell) for cell in cells if cell.members != cells[0].members}
+
+    assert whole.digest(cells[0]) == reseeded.digest(cells[0])
+    assert whole.digest(cells[0]) != longer.digest(cells[0])
+    assert whole.digest(cells[0]) not in {found for cell, found in other.items() if {
+        member.workload for member in cell.members} != {member.workload for member in cells[0].members}}  # fmt: skip
 
 
 @given(st.sampled_from(["*", "memory*", "*/pinning", "cpu:4+single"]), st.integers(1, 5))

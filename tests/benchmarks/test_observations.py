@@ -12,14 +12,18 @@ import pytest
 
 from benchmarks.design import Cell, Isolation, Member, Part
 from benchmarks.observations import observations
-from benchmarks.runs import Outcome, Run, RunLog
-from benchmarks.solo_profiles import FOLDER, families, measure_profiles, pack_training
+from benchmarks.runs import PROFILES_FOLDER, Outcome, Run, RunLog
+from benchmarks.solo_profiles import families, measure_profiles, pack_model, pack_training
 from isolation.topology import read_topology
 from profiler.dataset import FAMILIES, OBSERVATIONS, load_dataset
 from profiler.records import WorkloadProfile
+from profiler.registry import ModelRegistry
 from profiler.store import ProfileStore
+from profiler.training import train
 from tests.fakes.campaigns import HOST, bracketed, design, simulated_run
 from tests.fakes.machines import make_topology
+from tests.fakes.measurements import made_up_observations, made_up_profiles
+from tests.fakes.profiles import HOST as TRAITS
 from tests.fakes.profiles import profile_of
 
 MACHINE = make_topology()
@@ -101,7 +105,7 @@ def test_a_dataset_holds_what_training_takes_the_same_bytes_twice(tmp_path: Path
     here = read_topology()
     log = RunLog(tmp_path / "runs", runs=[run(A, B, cpus=("0", "0"), factor=2.0)])
     log.hosts = {"a1": replace(HOST, topology=here.fingerprint)}
-    store = ProfileStore(log.folder / FOLDER)
+    store = ProfileStore(log.folder / PROFILES_FOLDER)
     for name in ("experiment.a", "experiment.b"):
         store.save(profile_of(name))
     to = tmp_path / "data" / "here"
@@ -133,12 +137,33 @@ def test_a_dataset_holds_what_training_takes_the_same_bytes_twice(tmp_path: Path
     assert "line 3" in str(damaged[0])
 
 
+def test_the_model_in_use_goes_into_the_dataset_and_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    profiles = made_up_profiles()
+    model = train(made_up_observations(profiles)[:12], profiles, TRAITS, created_unix_s=1e9)
+    registry, to = ModelRegistry(tmp_path / "models"), tmp_path / "data"
+    log = RunLog(tmp_path / "runs", hosts={"a1": replace(HOST, topology=TRAITS.fingerprint)})
+
+    assert pack_model(log, tmp_path, to).startswith("no model was packed: no model is in use")
+    for created in (1e9, 2e9):
+        model_id = registry.save(replace(model, manifest=replace(model.manifest, created_unix_s=created)))
+        registry.activate(model_id)
+        assert model_id in pack_model(log, tmp_path, to)
+
+    packed = ModelRegistry(to / "models")
+    assert [one.id for one in packed.list()] == [model_id]
+    assert packed.active().manifest == registry.active().manifest
+    assert packed.held_out(model_id) == registry.held_out(model_id)
+    log.hosts = {"a1": HOST}
+    assert pack_model(log, tmp_path, to) == f"no model was packed: {model_id} is of another class of host"
+    assert [one.id for one in packed.list()] == [model_id]
+
+
 def test_observations_left_out_for_want_of_a_profile_are_counted_and_named(tmp_path: Path) -> None:
     here = read_topology()
     runs = [run(A, B, cpus=("0", "0"), factor=2.0), run(A, Member(workload="c"), cpus=("0", "0"), factor=2.0)]
     log = RunLog(tmp_path / "runs", runs=runs, hosts={"a1": replace(HOST, topology=here.fingerprint)})
     for name in ("experiment.a", "experiment.b"):
-        ProfileStore(log.folder / FOLDER).save(profile_of(name))
+        ProfileStore(log.folder / PROFILES_FOLDER).save(profile_of(name))
     to = tmp_path / "data"
     log.pack(to)
 
@@ -156,7 +181,7 @@ def test_workloads_without_a_profile_are_measured_services_among_them(tmp_path: 
         measured.append(name)
         return profile_of(name)
 
-    ProfileStore(tmp_path / FOLDER).save(profile_of("experiment.memory"))
+    ProfileStore(tmp_path / PROFILES_FOLDER).save(profile_of("experiment.memory"))
     found = measure_profiles(what, tmp_path, MACHINE, lambda *_: None, measure=measure)
 
     assert measured == ["experiment.cpu", "experiment.single", "experiment.redis"]

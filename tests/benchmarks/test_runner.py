@@ -275,10 +275,11 @@ def test_a_limit_and_a_shard_are_kept(tmp_path: Path, command: Callable[..., sub
 
     assert {run.block for run in runs} == {1}, said
     assert len({run.key for run in runs}) == 1
-    refused = command("--shard", "4/3")
-    _, said = refused.communicate(timeout=60)
-    assert refused.returncode == 1
-    assert b"4/3" in said
+    for wrong in ("4/3", "9/9"):  # none, and one for which no repetition is left
+        refused = command("--shard", wrong)
+        _, said = refused.communicate(timeout=60)
+        assert refused.returncode == 1
+        assert wrong.encode() in said
 
 
 def _toml(value: dict[str, Any]) -> str:

@@ -87,6 +87,29 @@ def test_runs_of_two_classes_or_another_schema_are_not_read_together(tmp_path: P
         RunLog.load(tmp_path)
 
 
+def test_a_row_of_another_schema_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / RUNS).write_text('{"schema": 2, "where": "in a form that does not exist yet"}\n')
+
+    with pytest.raises(CampaignMismatch, match="line 1, has schema 2, this program reads schema 1"):
+        RunLog.load(tmp_path)
+
+    (tmp_path / RUNS).write_text('{"schema": 1}\n')
+    with pytest.raises(RunsDamaged, match="line 1"):
+        RunLog.load(tmp_path)
+
+
+def test_runs_of_other_windows_or_workloads_are_not_gone_on_with(tmp_path: Path) -> None:
+    log = RunLog.load(tmp_path)
+    log.append(simulated_run(design="aaaaaaaaaaaa"))
+    log.append(simulated_run(repetition=1, design=""))  # recorded before there was one
+    (cell,) = {run.cell for run in log.runs}
+
+    log.refuse_other_designs({cell: "aaaaaaaaaaaa"})
+    log.refuse_other_designs({"another cell": "bbbbbbbbbbbb"})
+    with pytest.raises(CampaignMismatch, match=r"aaaaaaaaaaaa, now bbbbbbbbbbbb.*--data"):
+        log.refuse_other_designs({cell: "bbbbbbbbbbbb"})
+
+
 def test_only_one_campaign_writes(tmp_path: Path) -> None:
     with RunLog.load(tmp_path).locked(), pytest.raises(RunsLocked), RunLog.load(tmp_path).locked():
         pass

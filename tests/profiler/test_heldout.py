@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from profiler.heldout import Rival, verdict
+from profiler.heldout import Rival, errors, verdict
 from profiler.scores import Errors, Scores
 
 
@@ -17,6 +18,12 @@ def by(mean: float, median: float = 0.5) -> Errors:
 
 GOOD = Scores(lowo=by(0.1), prior=by(0.2, 0.1))
 STORED = Rival(id="m0", scores=Scores(lowo=by(0.15), prior=by(0.2)))
+
+
+def test_errors_that_are_no_numbers_are_unknown() -> None:
+    assert errors([]) is None
+    assert errors([np.array([0.1, np.nan])]) is None
+    assert errors([np.array([1e4, 1e4])]) is None
 
 
 @pytest.mark.parametrize(

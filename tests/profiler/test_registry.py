@@ -39,6 +39,13 @@ def test_a_saved_model_is_the_same_when_loaded(registry: ModelRegistry) -> None:
     ).all()
 
 
+def test_a_folder_that_can_be_no_model_hides_none(registry: ModelRegistry, tmp_path: Path) -> None:
+    model_id = registry.save(TRAINED)
+    shutil.copytree(tmp_path / "models" / model_id, tmp_path / "models" / "Kept By Hand")
+
+    assert [one.id for one in registry.list()] == [model_id]
+
+
 def test_without_models_nothing_is_active(registry: ModelRegistry) -> None:
     assert registry.active_id() is None
     assert registry.list() == []

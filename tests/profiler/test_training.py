@@ -108,6 +108,19 @@ def test_what_is_far_from_training_is_left_to_the_prior_with_a_wide_interval(tmp
     assert far.upper >= 1.5 * far.slowdown - 1e-6
 
 
+@pytest.mark.parametrize("leaf", [800.0, -800.0, math.inf, math.nan])
+def test_what_is_no_slowdown_is_left_to_the_prior(tmp_path: Path, leaf: float) -> None:
+    """A checked model may still run away on some row."""
+    registry = ModelRegistry(tmp_path)
+    loaded = registry.activate(registry.save(TRAINED))
+    wild = replace(loaded, forest=replace(loaded.forest, leaf=np.full_like(loaded.forest.leaf, leaf)))
+
+    (found,) = PairModel(wild, HOST).estimate([(PROFILES["w1"], PROFILES["w5"], SAME_LLC)])
+
+    assert found.far_from_training
+    assert (found.slowdown, found.learned) == pytest.approx((found.prior, 1.0))
+
+
 def test_a_model_keeps_the_prior_that_it_was_fitted_beside(tmp_path: Path) -> None:
     """Calibrating anew changes the prior; what trees learned to be left over from the old one would be wrong on it."""
     registry = ModelRegistry(tmp_path)
@@ -217,6 +230,23 @@ def test_a_score_on_easier_data_does_not_defend_the_model_in_use(tmp_path: Path)
     assert new["activated"]
     assert f"of model {old}, compared by" in new["notes"][0]
     assert "held-out observations of workloads that neither was trained on" in new["notes"][0]
+
+
+def test_the_model_in_use_is_judged_beside_the_prior_it_was_trained_with(tmp_path: Path) -> None:
+    """As it is used: calibrating anew does not change what it predicts, so it must not change how it is judged."""
+    fill(tmp_path, HOST.fingerprint)
+    put_in_use(tmp_path, train(made_up_observations(FEW), FEW, HOST))
+
+    judged = []
+    for smt_cost_sf in (HOST.smt_cost_sf, 3.0):
+        result = train_state(tmp_path, replace(HOST, smt_cost_sf=smt_cost_sf), only_if_better=True)
+        judged += [
+            note.partition("against ")[2].partition(" of model")[0] for note in result["notes"] if "against" in note
+        ]
+        put_in_use(tmp_path, train(made_up_observations(FEW), FEW, HOST))
+
+    assert len(judged) == 2
+    assert judged[0] == judged[1]
 
 
 def test_a_workload_known_by_name_is_no_stranger_though_its_profile_was_taken_anew(tmp_path: Path) -> None:

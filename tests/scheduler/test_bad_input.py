@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -143,6 +145,22 @@ def test_an_oversized_message_is_refused_and_the_daemon_goes_on(client: Client) 
 
     assert grpc.StatusCode.RESOURCE_EXHAUSTED == caught.value.code
     assert client.host().cpus
+
+
+def test_bytes_that_are_no_message_end_the_call_and_do_not_fill_the_log(daemon: DaemonProcess, client: Client) -> None:
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(daemon.socket))
+        stranger.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n\xff\x00")
+        stranger.settimeout(10)
+        while stranger.recv(4096):  # until the daemon hangs up
+            pass
+    with grpc.insecure_channel(f"unix:{daemon.socket}") as channel:
+        call: Any = channel.unary_unary("/cotenant.v1.PlacementService/PlaceWorkload", None, None)
+        with pytest.raises(grpc.RpcError):
+            call(b"\x0a\xff\xff\xff", timeout=10)
+
+    assert client.host().cpus
+    assert "Traceback" not in daemon.log.read_text(encoding="utf-8")
 
 
 def test_nan_in_a_profile_is_refused(client: Client) -> None:

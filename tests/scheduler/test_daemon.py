@@ -150,7 +150,7 @@ def test_a_second_daemon_on_the_same_folder_is_refused_and_the_first_goes_on(
 ) -> None:
     second = serve("--state", str(daemon.state))
 
-    assert 1 == second.returncode
+    assert 75 == second.returncode
     assert f"pid {daemon.pid}" in second.stderr
     assert "--state" in second.stderr
     assert client.host().cpus

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
 from isolation.cpuset import CpuSet, NodeSet
 from isolation.topology import NumaNode
 from profiler.prediction import PairModel
+from profiler.records import SlowdownEstimate
 from scheduler.errors import NotEnoughMemory
 from scheduler.ledger import Ledger
 from scheduler.placement import EngineAdvice, WorkloadRequest
 from scheduler.planner import plan
-from scheduler.predictor import Predictor
+from scheduler.predictor import Pair, Predictor
 from tests.fakes.crowds import TWO_CPUS, TWO_PACKAGES, of, put, seat
 from tests.fakes.machines import make_topology
 from tests.fakes.predictions import HOST, PriorPairs, hog, idler, streamer
@@ -65,6 +67,22 @@ def test_an_unknown_workload_is_placed_like_a_hog_and_labelled() -> None:
     assert str(decision.cpus) == "1"
     assert "no profile" in decision.fallback
     assert put(ledger, hog()).fallback == ""
+
+
+class _Unsure(PriorPairs):
+    """Knows nothing of streamers."""
+
+    def _one(self, pair: Pair) -> SlowdownEstimate:
+        return replace(super()._one(pair), far_from_training=streamer() in pair)
+
+
+def test_neighbours_beside_whom_the_prior_stood_in_are_labelled() -> None:
+    ledger = seat(seat(TWO_CPUS, "busy", "0", hog()), "stream", "1", streamer())
+    unsure = Predictor(_Unsure(), "m1", "", HOST.fingerprint)
+
+    decision = plan(WorkloadRequest(name="new", cpus=1), idler(), ledger, unsure, allow_best_effort=False)
+
+    assert decision.fallback.startswith("beside 1 of 2 kinds of neighbours the prior alone speaks")
 
 
 def test_without_a_model_the_placement_is_the_same_each_time_and_labelled() -> None:

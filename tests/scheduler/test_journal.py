@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,35 @@ def test_a_zero_length_journal_is_not_a_fresh_install(tmp_path: Path) -> None:
 
     with pytest.raises(StateRefused, match="schema version 0"):
         Journal(tmp_path / "j.db")
+
+
+def test_a_first_start_that_was_cut_short_is_no_obstacle_to_the_next(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "j.db.new") as half:
+        half.execute("CREATE TABLE meta (key TEXT)")
+    half.close()
+
+    journal = Journal(tmp_path / "j.db")
+
+    assert journal.bind("machine_id", "here") == "here"
+    journal.close()
+    assert not (tmp_path / "j.db.new").exists()
+
+
+def test_a_full_disk_at_the_first_start_leaves_no_half_of_a_journal(tmp_path: Path) -> None:
+    """A file may grow to one page here, as on a disk that is full."""
+    program = (
+        "import resource, signal, sys; from pathlib import Path; from scheduler.journal import Journal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "Journal(Path(sys.argv[1]))"
+    )
+
+    refused = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "j.db")], capture_output=True, text=True, check=False
+    )
+
+    assert "StateRefused" in refused.stderr
+    assert not (tmp_path / "j.db").exists()
+    Journal(tmp_path / "j.db").close()
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

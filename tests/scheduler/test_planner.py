@@ -78,18 +78,32 @@ def felt(ledger: Ledger, name: str) -> PredictedSlowdown:
     return of(decision, name)
 
 
-@settings(max_examples=40, deadline=None)
-@given(crowds(), st.sampled_from(list(PROFILES)), st.sampled_from(list(PROFILES)), st.data())
-def test_another_neighbour_never_lowers_a_prediction(
-    ledger: Ledger, kind: str, other: str, data: st.DataObject
-) -> None:
-    ledger = Ledger(ledger.topology, tuple(dataclasses.replace(one, slo=Slo()) for one in ledger.residents))
-    everything = len(ledger.topology.usable)
-    mask = data.draw(st.integers(1, ledger.topology.usable.mask))
-    more = ledger.with_resident(Resident(name="more", cpus=CpuSet(mask), profile=PROFILES[other], slo=Slo()))
+#: So little of a CPU each that no CPU of `crowds` is ever full.
+LIGHT = {
+    "streamer": streamer(cpu_utilisation_ratio=0.1),
+    "half streamer": streamer(cpu_utilisation_ratio=0.1, memory_bytes_per_s=8e9),
+    "idler": idler(),
+}
 
-    before = put(ledger, PROFILES[kind], cpus=everything)
-    after = put(more, PROFILES[kind], cpus=everything)
+
+@settings(max_examples=40, deadline=None)
+@given(crowds(), st.sampled_from(["full", "light"]), st.data())
+def test_another_neighbour_never_lowers_a_prediction(ledger: Ledger, load: str, data: st.DataObject) -> None:
+    """Unless it takes time from those who press from other CPUs: so either no CPU is full, or all are everybody's."""
+    everything = ledger.topology.usable
+    full = load == "full"
+    kinds = PROFILES if full else LIGHT
+    profiles = [kinds[data.draw(st.sampled_from(list(kinds)))] for _ in range(len(ledger.residents) + 2)]
+    masks = [one.cpus if not full else everything for one in ledger.residents]
+    masks.append(everything if full else CpuSet(data.draw(st.integers(1, everything.mask))))
+    *some, last = (
+        Resident(name=f"r{number}", cpus=cpus, profile=profile, slo=Slo())
+        for number, (cpus, profile) in enumerate(zip(masks, profiles[1:], strict=True))
+    )
+    ledger = Ledger(ledger.topology, tuple(some))
+
+    before = put(ledger, profiles[0], cpus=len(everything))
+    after = put(ledger.with_resident(last), profiles[0], cpus=len(everything))
 
     for one in before.predictions:
         assert of(after, one.workload).slowdown >= one.slowdown - 1e-9
@@ -97,14 +111,23 @@ def test_another_neighbour_never_lowers_a_prediction(
 
 
 @settings(max_examples=30, deadline=None)
-@given(crowds(), st.sampled_from(list(PROFILES)))
-def test_what_is_predicted_of_residents_agrees_with_the_ledger_after_the_placement(ledger: Ledger, kind: str) -> None:
-    ledger = Ledger(ledger.topology, tuple(dataclasses.replace(one, slo=Slo()) for one in ledger.residents))
-    decision = put(ledger, PROFILES[kind])
-    newcomer = Resident(name="new", cpus=decision.cpus, profile=PROFILES[kind], slo=Slo())
+@given(crowds(), st.sampled_from(["full", "light"]), st.data())
+def test_what_is_predicted_of_residents_agrees_with_the_ledger_after_the_placement(
+    ledger: Ledger, load: str, data: st.DataObject
+) -> None:
+    """Where CPUs are full it may turn out better: what a newcomer takes from others relieves third parties."""
+    kinds = LIGHT if load == "light" else PROFILES
+    profile, *others = (kinds[data.draw(st.sampled_from(list(kinds)))] for _ in range(len(ledger.residents) + 1))
+    residents = zip(ledger.residents, others, strict=True)
+    ledger = Ledger(ledger.topology, tuple(dataclasses.replace(one, slo=Slo(), profile=own) for one, own in residents))
+    decision = put(ledger, profile)
+    newcomer = Resident(name="new", cpus=decision.cpus, profile=profile, slo=Slo())
     before, after = (total_cost(each, predictor()) for each in (ledger, ledger.with_resident(newcomer)))
 
-    assert decision.explanation.candidates[0].cost == pytest.approx(after - before, abs=1e-6)
+    told = decision.explanation.candidates[0].cost
+    assert told >= after - before - 1e-6
+    if load == "light":
+        assert told == pytest.approx(after - before, abs=1e-6)
 
 
 def test_residents_alike_count_each_in_the_cost() -> None:
