@@ -21,6 +21,7 @@ from benchmarks.matrix import ISOLATIONS, NEIGHBOURS
 from benchmarks.placed_predictions import PlacedPrediction, placed_predictions
 from benchmarks.questions import HeldOutScore
 from benchmarks.runs import PROFILES_FOLDER, Outcome, RunLog
+from isolation.errors import IsolationError
 from isolation.topology import read_topology
 from profiler.dataset import PROFILES
 from profiler.errors import ModelDamaged, ModelMissing, ProfilerError
@@ -64,7 +65,10 @@ def model_place(log: RunLog, state: Path) -> Path:
 
 def read_placed(log: RunLog, place: Path) -> tuple[tuple[PlacedPrediction, ...], str]:
     """Predict the measured cells with the model of a folder, as the scheduler would; or say why that cannot be."""
-    topology = read_topology()
+    try:
+        topology = read_topology()
+    except IsolationError as error:
+        return (), f"the topology of this host cannot be read: {error}"
     if {topology.fingerprint} != _topologies(log):
         return (), "which CPUs share what is not in the record, and this host is of another class"
     packed = log.folder / PROFILES
@@ -73,7 +77,7 @@ def read_placed(log: RunLog, place: Path) -> tuple[tuple[PlacedPrediction, ...],
         profiles = {one.name: one for one in listed} or ProfileStore(log.folder / PROFILES_FOLDER).load_all()
         loaded = ModelRegistry(place.absolute() / "models").active()
     except ProfilerError as error:
-        return (), without_path(error, place)
+        return (), without_path(error, place).replace(str(log.folder), "the record")
     predictor = Predictor(PairModel(loaded, loaded.manifest.host), loaded.manifest.id, "", topology.fingerprint)
     found = placed_predictions(log.runs, profiles, predictor, topology)
     return found, "" if found else "no confined cell of workloads with a profile was measured"

@@ -168,8 +168,8 @@ def run(
         setting = host_setting(asked, folder, revision=source_revision())
         chosen = chosen_cells(setting, parts, cells, reps, extra)
         log = RunLog.load(folder)
-        log.join(setting.host)
         log.refuse_other_designs({cell.name: chosen.digest(cell) for cell in chosen.repetitions})
+        log.join(setting.host)
         remove_orphans(setting.enforcer)
         steps = [step for step in chosen.steps() if step.block % shards == number - 1]
         if not steps:
@@ -289,7 +289,7 @@ def pack(
     data: DataOption = None,
     state: StateOption = None,
 ) -> None:
-    """Write a dataset: all runs compressed, what training takes from them, the model in use; same runs, same bytes."""
+    """Write a dataset: all runs compressed, what training takes from them (same runs, same bytes), the model in use."""
     from benchmarks.solo_profiles import pack_model, pack_training  # noqa: PLC0415 - as above
 
     folder = data or default_state() / "experiment"

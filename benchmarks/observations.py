@@ -22,7 +22,7 @@ from profiler.records import Observation
 from scheduler.sharing import Sharing
 
 _PREFIX = "experiment."
-SHARED = frozenset({Isolation.NONE, Isolation.CAT})
+_SHARED = frozenset({Isolation.NONE, Isolation.CAT})
 
 
 def profile_name(workload: str) -> str:
@@ -34,7 +34,7 @@ def observations(runs: Iterable[Run], topology: Topology) -> list[Observation]:
     """Give what the good runs of one class of host say; its topology tells which CPUs share what."""
     cells: dict[tuple[str, tuple[str, ...]], list[Run]] = {}
     for run in good_runs(runs):
-        if run.cpus and run.isolation not in SHARED:
+        if run.cpus and run.isolation not in _SHARED:
             cells.setdefault((run.cell, run.cpus), []).append(run)
     sharing = Sharing(topology)
     return [

@@ -14,8 +14,8 @@ from enum import StrEnum
 import numpy as np
 
 from benchmarks.cells import good_runs
-from benchmarks.design import Member
-from benchmarks.observations import SHARED, profile_name
+from benchmarks.design import Isolation, Member
+from benchmarks.observations import profile_name
 from benchmarks.runs import Run
 from benchmarks.slowdown import slowdown
 from isolation.cpuset import CpuSet
@@ -28,6 +28,8 @@ from scheduler.ledger import Ledger
 from scheduler.placement import Resident, Slo
 from scheduler.predictor import Composed, Predictor
 from scheduler.scoring import standings
+
+_CONFINED = frozenset({Isolation.PINNING, Isolation.STACKED})  # of cache ways predictions know nothing
 
 
 class Neighbours(StrEnum):
@@ -72,7 +74,7 @@ def placed_predictions(
     """Predict every confined cell all of whose workloads have a profile; the topology is that of the host measured."""
     cells: dict[tuple[str, tuple[str, ...]], list[Run]] = {}
     for run in good_runs(runs):
-        if run.cpus and run.isolation not in SHARED:
+        if run.cpus and run.isolation in _CONFINED:
             cells.setdefault((run.cell, run.cpus), []).append(run)
     found = []
     for repetitions in cells.values():

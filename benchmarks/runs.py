@@ -138,7 +138,7 @@ class _Rows(Generic[_Row]):
             try:
                 yield self.adapter.validate_json(line)
             except ValidationError as error:
-                if (schema := _schema_of(line)) not in {None, SCHEMA}:
+                if (schema := _schema_of(line)) not in (None, SCHEMA):  # a tuple: it may be a list
                     raise _other_schema(f"{str(self.path)!r}, line {number},", schema) from error
                 first = error.errors()[0]
                 raise RunsDamaged(
@@ -196,6 +196,13 @@ class RunLog:
         for run in log.runs:
             if run.schema != SCHEMA:
                 raise _other_schema(f"{str(folder)!r}: run {run.cell}#{run.repetition}", run.schema)
+        designs: dict[str, str] = {}
+        for run in log.runs:
+            if run.design and designs.setdefault(run.cell, run.design) != run.design:
+                raise CampaignMismatch(
+                    f"{str(folder)!r} holds runs of {run.cell} with two designs, {designs[run.cell]} and {run.design}: "
+                    "other windows or workloads; keep each in a folder of its own"
+                )
         classes = sorted({run.host for run in log.runs})
         if len(classes) > 1:
             raise CampaignMismatch(

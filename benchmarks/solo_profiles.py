@@ -101,10 +101,13 @@ def pack_model(log: RunLog, state: Path, to: Path) -> str:
         return f"no model was packed: {error}"
     if {manifest.host_fingerprint} != {host.topology for host in log.hosts.values()}:
         return f"no model was packed: {manifest.id} is of another class of host"
+    if (to / "models").resolve() == (state / "models").resolve():
+        return f"no model was packed: {str(to)!r} is the state folder itself"
     packed = ModelRegistry(to / "models")
-    for earlier in packed.list(on_damaged=lambda _error: None):
-        shutil.rmtree(to / "models" / earlier.id)
     packed.copy(manifest.id, models)
+    for earlier in packed.list(on_damaged=lambda _error: None):
+        if earlier.id != manifest.id:
+            shutil.rmtree(to / "models" / earlier.id, ignore_errors=True)  # left over, it does no harm
     return f"{to / 'models'}: model {manifest.id}, {manifest.observations} observations"
 
 

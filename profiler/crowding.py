@@ -9,11 +9,13 @@ forces writes to the disk waits at each wake-up beside a full CPU, so it asks fo
 On other CPUs. There a neighbour takes caches and bandwidth only while it runs, and those who share one CPU do not run
 at once: sixteen hogs on one CPU press as one does. Measured with pinning, an agent beside 1, 4 and 16 memory-bound
 processes on the other CPU: 1.2 to 1.5, 1.1 to 1.2 and 1.2 times as long (the plain sum says up to 8); beside 1, 4 and
-16 that wait for the disk three quarters of the time: 1.0, 1.2 and 1.2.
+16 that wait for the disk three quarters of the time: 1.0, 1.2 and 1.2. One with whom the victim shares some CPUs
+and not others counts in full, as the pair tells it, which is too much where many share those others.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,13 +26,16 @@ from profiler.records import DISK_WAKE_WAIT_S, WorkloadProfile
 class Demand(NamedTuple):
     """What a workload wants of each of its CPUs."""
 
-    utilisation: float  #: 0 to 1
+    utilisation: float  #: 0 to 1; unknown = 1
     waiting: float  #: time for the same work beside a full CPU / beside an idle one, for waiting at wake-ups alone
+    is_known: bool = True  #: the utilisation; who is guessed to be a hog takes no time from others by that guess
 
 
 def demand_of(profile: WorkloadProfile | None) -> Demand:
     """Take it from a profile; a workload we know nothing of counts as a hog."""
-    return Demand(utilisation(profile), 1.0 + disk_wakes_per_s(profile) * DISK_WAKE_WAIT_S)
+    waiting = 1.0 + disk_wakes_per_s(profile) * DISK_WAKE_WAIT_S
+    is_known = profile is not None and not math.isnan(profile.value("cpu_utilisation_ratio"))
+    return Demand(utilisation(profile), waiting, is_known)
 
 
 def running_share(cpus: int, wanted: float) -> float:

@@ -81,7 +81,7 @@ def rival_of(
     index = np.concatenate([one.index for one in strangers])
     learned = current.forest.predict(rows[index], margin[index])
     far = TrainingRange(manifest.training_low, manifest.training_high).outside(rows[index])
-    own = np.where(far, margin[index], learned).astype(np.float64) - target[index]  # as it is used
+    own = np.where(far, margin[index], learned).astype(np.float64) - target[index]
     return Rival(
         id=manifest.id,
         scores=manifest.scores,

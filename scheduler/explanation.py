@@ -69,13 +69,15 @@ def candidate(found: Score, request: WorkloadRequest, limit: Limit) -> Candidate
 def contributions(found: Score) -> tuple[Contribution, ...]:
     """Take the newcomer's slowdown apart: largest factors first; those of one aggressor multiply.
 
-    What a full CPU costs beyond these pairs belongs to no aggressor: the summary tells it.
+    Of one that runs only half of the time, because others share its CPUs, half of each factor's excess counts. What a
+    full CPU costs beyond these pairs belongs to no aggressor: the summary tells it.
     """
     parts = [
-        (abs(math.log(factor)), position, cause, factor)
-        for position, (estimate, _) in enumerate(found.neighbours)
+        (abs(math.log(counted)), position, cause, counted)
+        for position, (estimate, running) in enumerate(found.neighbours)
         for cause, factor in _causes(estimate)
-        if abs(factor - 1.0) >= UNSEEN
+        for counted in (1.0 + running / len(found.effects[position].standing.group.members) * (factor - 1.0),)
+        if abs(counted - 1.0) >= UNSEEN
     ]
     parts.sort(key=lambda part: (-part[0], part[1], part[2]))
     listed: list[Contribution] = []
@@ -119,23 +121,14 @@ def summary(
     said.append(
         _noted("not at their own quantile", [f"{bound} of {name!r}" for name, one in limits for bound in one.inexact])
     )
+    if far := sum(estimate.far_from_training for estimate, _ in found.neighbours):
+        said.append(f"; beside {far} of {len(found.neighbours)} kinds of neighbours the prior speaks for the model")
     if profile is not None and profile.cpus != request.cpus:
         said.append(
             f"; profile {profile.name!r} was taken on {profile.cpus} CPU{'s' if profile.cpus > 1 else ''}, not "
             f"{request.cpus}: its demand per CPU is taken as measured"
         )
     return "".join(said) + "."
-
-
-def far_from_training(found: Score) -> str:
-    """Say beside how many neighbours the prior had to stand in for the model; empty when beside none."""
-    far = sum(estimate.far_from_training for estimate, _ in found.neighbours)
-    if not far:
-        return ""
-    return (
-        f"beside {far} of {len(found.neighbours)} kinds of neighbours the prior alone speaks, because the model was "
-        "trained on nothing like it"
-    )
 
 
 def with_allotment(summary: str, allotment: Allotment) -> str:

@@ -260,4 +260,6 @@ def _create(path: Path) -> None:
         draft.chmod(0o600)
         db.execute("PRAGMA synchronous=FULL")
         db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+    for suffix in ("-wal", "-shm"):  # of a journal that was moved aside: SQLite would replay them into this one
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
     draft.rename(path)

@@ -24,6 +24,11 @@ class Metrics:
         self.fallbacks = Counter(
             "cotenant_fallback_decisions", "Decisions made without the model", registry=self.registry
         )
+        self.far = Counter(
+            "cotenant_far_decisions",
+            "Decisions with a prediction that the prior made, because the model was trained on nothing like it",
+            registry=self.registry,
+        )
         self._placements = Gauge(
             "cotenant_placements",
             "Placements, by state; RELEASED are those still remembered",

@@ -145,7 +145,7 @@ class Decision:
     mems: NodeSet | None
     predictions: tuple[PredictedSlowdown, ...]
     explanation: Explanation
-    fallback: str  #: why the model was not used, or not beside everybody; empty when it was
+    fallback: str  #: why the model was not used; empty when it was
     best_effort: bool  #: a bound is predicted to be broken and the request allowed it
     engine_advice: EngineAdvice
     cache_ways: tuple[CacheWays, ...] = ()  #: empty = all ways, like everybody else

@@ -106,7 +106,7 @@ def _seat(
             model_id=predictor.model_id,
             contributions=parts,
         ),
-        fallback=predictor.fallback_for(profile) or words.far_from_training(best),
+        fallback=predictor.fallback_for(profile),
         best_effort=_tier(best) == _BREAKS_OWN,
         engine_advice=_engine_advice(ledger.topology, best.choice),
     )
@@ -167,17 +167,24 @@ def _moves(
         decision = _seat(request, resident.profile, ledger.without(resident.name), predictor, allow_best_effort=True)
     except (NoFeasiblePlacement, NotEnoughCpus, NotEnoughMemory):  # it has to stay where it is
         return []
-    if decision.cpus == resident.cpus or (decision.best_effort and not _over_bound(resident, ledger, predictor)):
+    over = _over_bound(ledger, predictor)
+    if decision.cpus == resident.cpus or (decision.best_effort and resident.name not in over):
         return []
-    return [(decision, ledger.with_resident(replace(resident, cpus=decision.cpus)))]
+    after = ledger.with_resident(replace(resident, cpus=decision.cpus))
+    # who leaves a CPU leaves the others there more time to press on the caches of those whom the newcomer never meets
+    if _over_bound(after, predictor) - over - {resident.name}:
+        return []
+    return [(decision, after)]
 
 
-def _over_bound(resident: Resident, ledger: Ledger, predictor: Predictor) -> bool:
-    return any(
-        standing.limit.broken(standing.present.upper)
+def _over_bound(ledger: Ledger, predictor: Predictor) -> set[str]:
+    """Name those whose bound is predicted to be broken."""
+    return {
+        name
         for standing in standings(ledger, predictor)
-        if resident.name in standing.group.members
-    )
+        if standing.limit.broken(standing.present.upper)
+        for name in standing.group.members
+    }
 
 
 def _rank(found: Score) -> tuple[int | float, ...]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from isolation.cpuset import CpuSet
 from profiler.composition import compose
 from profiler.crowding import Demand, crowd_excess, demand_of, running_share
 from profiler.records import SlowdownEstimate, WorkloadProfile
@@ -24,6 +25,7 @@ from scheduler.candidates import Choice
 from scheduler.ledger import Group, Ledger
 from scheduler.placement import PredictedSlowdown, Slo, SloClass, WorkloadRequest
 from scheduler.predictor import ALONE, Composed, Pair, Predictor, crowded, together, upper_end
+from scheduler.sharing import COMMON_CPUS
 
 CLASS_FACTOR: dict[SloClass, float] = {
     SloClass.LATENCY: 4.0,
@@ -120,7 +122,7 @@ def score(
     scores: list[Score] = []
     for choice, runs in zip(choices, shares, strict=True):
         neighbours = tuple([suffered[index][toward] for index, toward, _ in choice.meets])
-        effects = tuple([caused[index][back, runs] for index, _, back in choice.meets])
+        effects = tuple([caused[index][back, 1.0 if back & COMMON_CPUS else runs] for index, _, back in choice.meets])
         on_all = [(crowd[index].demand, *suffered[index][code]) for index, code, _ in choice.meets if whole(code)]
         excess = _newcomers_excess(demand, on_all) if on_all else 0.0
         slowdown, upper = _felt(neighbours, excess)
@@ -170,9 +172,10 @@ def _felt(neighbours: Sequence[tuple[SlowdownEstimate, float]], excess: float) -
 
 def _newcomers_share(choice: Choice, demand: Demand, ledger: Ledger) -> float:
     """Give the share of its demand that it would get on these CPUs."""
-    wanted = _wanted_of(ledger)
-    cpus = choice.cpus
-    return running_share(len(cpus), len(cpus) * demand.utilisation + sum([wanted[cpu] for cpu in cpus]))
+    cpus = len(choice.cpus)
+    if not demand.is_known:
+        return 1.0
+    return running_share(cpus, cpus * demand.utilisation + _wanted_on(choice.cpus, ledger))
 
 
 def _newcomers_excess(demand: Demand, on_all: Sequence[tuple[Demand, SlowdownEstimate, float]]) -> float:
@@ -181,24 +184,35 @@ def _newcomers_excess(demand: Demand, on_all: Sequence[tuple[Demand, SlowdownEst
 
 
 def _wanted_of(ledger: Ledger) -> Sequence[float]:
-    """Give how much of each CPU its residents want, index = CPU number."""
+    """Give how much of each CPU its residents are known to want, index = CPU number."""
 
     def make() -> list[float]:
         sets = [ledger.topology.online, *(group.cpus for group in ledger.groups)]
         wanted = [0.0] * max(one.mask.bit_length() for one in sets)
         for group in ledger.groups:
-            demand = len(group.members) * demand_of(group.profile).utilisation
-            for cpu in group.cpus:
-                wanted[cpu] += demand
+            demand = demand_of(group.profile)
+            for cpu in group.cpus if demand.is_known else ():
+                wanted[cpu] += len(group.members) * demand.utilisation
         return wanted
 
     return ledger.derive("wanted", make)
 
 
 def _running(group: Group, ledger: Ledger) -> float:
-    """Give the share of its demand that each member of a group gets on its CPUs."""
-    wanted = _wanted_of(ledger)
-    return running_share(len(group.cpus), sum(wanted[cpu] for cpu in group.cpus))
+    """Give the share of its demand that each member of a group gets on its CPUs; all of it where that is unknown."""
+    if not demand_of(group.profile).is_known:
+        return 1.0
+    return running_share(len(group.cpus), _wanted_on(group.cpus, ledger))
+
+
+def _wanted_on(cpus: CpuSet, ledger: Ledger) -> float:
+    """Give how many of these CPUs their residents want; kept, since it is asked for every choice of every request."""
+    sums: dict[int, float] = ledger.derive("wanted on sets", dict)
+    found = sums.get(cpus.mask)
+    if found is None:
+        wanted = _wanted_of(ledger)
+        found = sums[cpus.mask] = math.fsum([wanted[cpu] for cpu in cpus])
+    return found
 
 
 def _encounter(
@@ -220,31 +234,31 @@ def _encounter(
         for index, suffered, caused in choice.meets:
             if suffered not in met.suffered[index]:
                 toward[index, suffered] = None
-            if (caused, runs) not in met.effects[index]:
-                back[index, caused, runs] = None
+            times = 1.0 if caused & COMMON_CPUS else runs
+            if (caused, times) not in met.effects[index]:
+                back[index, caused, times] = None
     if not toward and not back:
         return met
     unpack = ledger.sharing.unpack
     pairs: list[Pair] = [(profile, crowd[index].group.profile, unpack(code)) for index, code in toward]
     pairs += [(crowd[index].group.profile, profile, unpack(code)) for index, code, _ in back]
     answers = iter(predictor.estimate_many(pairs))
-    apart, whole = ledger.sharing.apart, ledger.sharing.whole
     for index, code in toward:
         group = crowd[index].group
-        running = len(group.members) * (_running(group, ledger) if apart(code) else 1.0)
+        running = len(group.members) * (1.0 if code & COMMON_CPUS else _running(group, ledger))
         met.suffered[index][code] = (next(answers), running)
-    demand = demand_of(profile)
-    for index, code, runs in back:
+    demand, whole = demand_of(profile), ledger.sharing.whole
+    for index, code, times in back:
         newcomer = demand if whole(code) else None
-        met.effects[index][code, runs] = _effect(crowd[index], next(answers), runs if apart(code) else 1.0, newcomer)
+        met.effects[index][code, times] = _effect(crowd[index], next(answers), times, newcomer)
     return met
 
 
-def _effect(standing: Standing, added: SlowdownEstimate, runs: float, newcomer: Demand | None) -> Effect:
-    """Say what a newcomer does that counts `runs` times; `newcomer` = its demand if it uses all of the group's CPUs."""
+def _effect(standing: Standing, added: SlowdownEstimate, times: float, newcomer: Demand | None) -> Effect:
+    """Say what a newcomer does that counts so many times; `newcomer` = its demand if it uses all CPUs of the group."""
     present, limit, members = standing.present, standing.limit, standing.group.members
     before = ((standing.pairs, 1.0),) if standing.pairs is not ALONE else ()
-    after = together((*before, (added, runs)))
+    after = together((*before, (added, times)))
     crowd, told = standing.crowd, standing.crowd_told
     if newcomer is not None:
         crowd, told = (*crowd, (newcomer, 1.0)), compose((told, added.slowdown))
@@ -265,7 +279,7 @@ def _standings(ledger: Ledger, predictor: Predictor) -> tuple[Standing, ...]:
     pairs: dict[tuple[int, int, int], Pair] = {}
     beside: list[list[tuple[tuple[int, int, int], float]]] = []
     crowds: list[list[tuple[Demand, tuple[int, int, int], int]]] = []
-    apart, running = ledger.sharing.apart, [_running(group, ledger) for group in groups]
+    running = [_running(group, ledger) for group in groups]
     demands = [demand_of(group.profile) for group in groups]
     kinds = [(predictor.key(group.profile), group.cpus.mask, len(group.members), group) for group in groups]
     for victim_key, victim_mask, _, victim in kinds:
@@ -278,7 +292,7 @@ def _standings(ledger: Ledger, predictor: Predictor) -> tuple[Standing, ...]:
                 pair = (victim_key, key, relation)
                 if pair not in pairs:
                     pairs[pair] = (victim.profile, aggressor.profile, unpack(relation))
-                met.append((pair, count * runs if apart(relation) else count))
+                met.append((pair, count if relation & COMMON_CPUS else count * runs))
                 if not victim_mask & ~mask:
                     crowd.append((demand, pair, count))
         beside.append(met)

@@ -129,6 +129,8 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
     def _answer(self, placement: Placement) -> placement_pb2.Placement:
         if placement.decision.fallback:
             self._metrics.fallbacks.inc()
+        elif any(one.far_from_training for one in placement.decision.predictions):
+            self._metrics.far.inc()
         return wire.placement_to(placement)
 
     def _observation(self, reported: placement_pb2.Observation) -> Observation | None:

@@ -18,6 +18,7 @@ V = TypeVar("V")
 
 _WIDTH = 14  # bits of one count: CpuSet holds ids below 8192
 _COUNT = (1 << _WIDTH) - 1
+COMMON_CPUS = _COUNT  #: the bits of a `Sharing.code` that count common CPUs
 _LONGEST_MEMO = 200_000  # entries; a 256-CPU host with 128 residents and 200 candidates needs a quarter of it
 
 
@@ -76,11 +77,6 @@ class Sharing:
     def whole(code: int) -> bool:
         """Tell whether the aggressor of a `code` may run on all of the victim's CPUs."""
         return code > 0 and code & _COUNT == code >> 6 * _WIDTH
-
-    @staticmethod
-    def apart(code: int) -> bool:
-        """Tell whether victim and aggressor of a `code` have no CPU in common."""
-        return not code & _COUNT
 
     def unpack(self, code: int) -> Relation:
         """Give the relation a number of `code` stands for."""

@@ -153,6 +153,8 @@ def test_the_model_in_use_goes_into_the_dataset_and_takes_the_place_of_an_earlie
     assert [one.id for one in packed.list()] == [model_id]
     assert packed.active().manifest == registry.active().manifest
     assert packed.held_out(model_id) == registry.held_out(model_id)
+    assert "is the state folder itself" in pack_model(log, tmp_path, tmp_path)
+    assert len(registry.list()) == 2
     log.hosts = {"a1": HOST}
     assert pack_model(log, tmp_path, to) == f"no model was packed: {model_id} is of another class of host"
     assert [one.id for one in packed.list()] == [model_id]

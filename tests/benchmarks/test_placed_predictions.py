@@ -70,7 +70,9 @@ def test_what_was_left_to_the_kernel_or_has_no_profile_is_not_predicted() -> Non
     free = run(TOUCHY, PRESSER, cpus=(), factor=1.4, isolation=Isolation.NONE)
     strange = run(TOUCHY, Member(workload="stranger"), cpus=("0", "1"), factor=1.4)
 
-    assert predicted(free, strange) == {}
+    partitioned = run(TOUCHY, PRESSER, cpus=("0", "1"), factor=1.1, isolation=Isolation.COMBINED)
+
+    assert predicted(free, strange, partitioned) == {}
 
 
 def test_scores_tell_error_bias_and_how_much_lies_below_the_upper_end() -> None:

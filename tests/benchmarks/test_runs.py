@@ -93,6 +93,9 @@ def test_a_row_of_another_schema_is_no_damage(tmp_path: Path) -> None:
     with pytest.raises(CampaignMismatch, match="line 1, has schema 2, this program reads schema 1"):
         RunLog.load(tmp_path)
 
+    (tmp_path / RUNS).write_text('{"schema": [1]}\n')
+    with pytest.raises(CampaignMismatch, match="schema"):
+        RunLog.load(tmp_path)
     (tmp_path / RUNS).write_text('{"schema": 1}\n')
     with pytest.raises(RunsDamaged, match="line 1"):
         RunLog.load(tmp_path)
@@ -102,12 +105,15 @@ def test_runs_of_other_windows_or_workloads_are_not_gone_on_with(tmp_path: Path)
     log = RunLog.load(tmp_path)
     log.append(simulated_run(design="aaaaaaaaaaaa"))
     log.append(simulated_run(repetition=1, design=""))  # recorded before there was one
-    (cell,) = {run.cell for run in log.runs}
+    (cell,) = {run.cell for run in RunLog.load(tmp_path).runs}
 
     log.refuse_other_designs({cell: "aaaaaaaaaaaa"})
     log.refuse_other_designs({"another cell": "bbbbbbbbbbbb"})
     with pytest.raises(CampaignMismatch, match=r"aaaaaaaaaaaa, now bbbbbbbbbbbb.*--data"):
         log.refuse_other_designs({cell: "bbbbbbbbbbbb"})
+    log.append(simulated_run(repetition=2, design="bbbbbbbbbbbb"))  # of another machine, by `cat`
+    with pytest.raises(CampaignMismatch, match="two designs, aaaaaaaaaaaa and bbbbbbbbbbbb"):
+        RunLog.load(tmp_path)
 
 
 def test_only_one_campaign_writes(tmp_path: Path) -> None:

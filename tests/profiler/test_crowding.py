@@ -77,7 +77,7 @@ def test_who_forces_writes_waits_in_a_crowd_and_takes_little() -> None:
 
 
 def test_a_workload_nothing_is_known_of_is_a_hog() -> None:
-    assert demand_of(None) == (1.0, 1.0)
+    assert demand_of(None) == Demand(1.0, 1.0, is_known=False)
 
 
 def test_what_the_model_knows_of_the_pairs_is_not_counted_twice() -> None:

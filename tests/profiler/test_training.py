@@ -235,6 +235,8 @@ def test_a_score_on_easier_data_does_not_defend_the_model_in_use(tmp_path: Path)
 def test_the_model_in_use_is_judged_beside_the_prior_it_was_trained_with(tmp_path: Path) -> None:
     """As it is used: calibrating anew does not change what it predicts, so it must not change how it is judged."""
     fill(tmp_path, HOST.fingerprint)
+    siblings = [replace(one, relations=(SMT_SIBLINGS,)) for one in OBSERVATIONS if one.relations == (SAME_LLC,)]
+    ObservationStore(tmp_path / "observations.jsonl").append(siblings)
     put_in_use(tmp_path, train(made_up_observations(FEW), FEW, HOST))
 
     judged = []

@@ -82,7 +82,8 @@ def test_neighbours_beside_whom_the_prior_stood_in_are_labelled() -> None:
 
     decision = plan(WorkloadRequest(name="new", cpus=1), idler(), ledger, unsure, allow_best_effort=False)
 
-    assert decision.fallback.startswith("beside 1 of 2 kinds of neighbours the prior alone speaks")
+    assert "; beside 1 of 2 kinds of neighbours the prior speaks for the model" in decision.explanation.summary
+    assert decision.fallback == ""
 
 
 def test_without_a_model_the_placement_is_the_same_each_time_and_labelled() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -90,6 +91,21 @@ def test_a_first_start_that_was_cut_short_is_no_obstacle_to_the_next(tmp_path: P
     assert journal.bind("machine_id", "here") == "here"
     journal.close()
     assert not (tmp_path / "j.db.new").exists()
+
+
+def test_a_journal_that_was_moved_aside_is_not_replayed_into_the_new_one(tmp_path: Path) -> None:
+    """After kill -9 SQLite leaves its log behind; the advice is to move the journal aside, and nobody thinks of it."""
+    killed = Journal(tmp_path / "j.db")
+    killed.intend(entry("old"), b"d")
+    (tmp_path / "left").mkdir()
+    shutil.copy(tmp_path / "j.db-wal", tmp_path / "left" / "j.db-wal")
+    assert (tmp_path / "left" / "j.db-wal").stat().st_size > 0
+
+    fresh = Journal(tmp_path / "left" / "j.db")
+
+    assert fresh.entries() == ()
+    fresh.close()
+    assert Journal(tmp_path / "left" / "j.db").entries() == ()
 
 
 def test_a_full_disk_at_the_first_start_leaves_no_half_of_a_journal(tmp_path: Path) -> None:

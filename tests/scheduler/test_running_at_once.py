@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from isolation.cpuset import CpuSet
@@ -9,6 +11,7 @@ from profiler.records import WorkloadProfile
 from scheduler.candidates import candidates
 from scheduler.ledger import Ledger
 from scheduler.placement import Resident, Slo, WorkloadRequest
+from scheduler.planner import rebalance
 from scheduler.predictor import Composed
 from scheduler.scoring import felt_by_newcomer, score, standings
 from tests.fakes.crowds import TWO_CPUS, of, predictor, put, seat
@@ -83,3 +86,39 @@ def test_a_hog_may_join_hogs_beside_a_bound_that_their_plain_sum_would_break() -
     (true,) = (one.present for one in standings(after, predictor()) if one.group.profile == TOUCHY)
     assert told == pytest.approx(1.6), "the newcomer's half; that the other one presses half as much is told afterwards"
     assert true.slowdown == pytest.approx(1.4)
+
+
+def test_a_neighbour_nothing_is_known_of_takes_no_time_from_those_who_press() -> None:
+    ledger = seat(seat(seat(TWO_CPUS, "touchy", "0", TOUCHY), "b", "1", presser(1.0)), "who", "1", None)
+
+    (felt,) = (one.present for one in standings(ledger, predictor()) if one.group.profile == TOUCHY)
+
+    assert felt.slowdown >= 1.4
+
+
+def test_nobody_is_moved_away_from_a_presser_whom_it_keeps_from_breaking_a_bound() -> None:
+    """H and P share CPU 1, so P presses half of the time; H would be better off on CPU 2, whom Z never meets."""
+    two_caches = Ledger(make_topology(llcs_per_node=2, cores_per_llc=2))
+    ledger = seat(two_caches, "z", "0", TOUCHY, max_slowdown=1.3)
+    ledger = seat(seat(ledger, "p", "1", presser(1.0)), "h", "1", hog())
+    movable = {"h": WorkloadRequest(name="h", cpus=1, slo=Slo())}
+
+    kept = rebalance(ledger, movable, predictor(), max_moves=2, min_gain=0.01)
+    free = ledger.with_resident(Resident(name="z", cpus=CpuSet.parse("0"), profile=TOUCHY, slo=Slo()))
+    moved = rebalance(free, movable, predictor(), max_moves=2, min_gain=0.01)
+
+    assert kept.moves == []
+    assert [name for name, _ in moved.moves] == ["h"], "without the bound it is worth the move"
+
+
+def test_contributions_count_as_often_as_their_neighbour_runs() -> None:
+    ledger = seat(seat(TWO_CPUS, "b0", "1", presser(1.0)), "b1", "1", presser(1.0))
+    ledger = Ledger(dataclasses.replace(ledger.topology, usable=CpuSet.parse("0")), ledger.residents)
+
+    decision = put(ledger, TOUCHY)
+
+    assert {(one.aggressor, one.cause) for one in decision.explanation.contributions} == {
+        ("b0", "cache"),
+        ("b1", "cache"),
+    }
+    assert [one.factor for one in decision.explanation.contributions] == pytest.approx([1.2, 1.2])
