@@ -48,8 +48,11 @@ def crowd_excess(victim: Demand, others: Sequence[tuple[Demand, float]], told: f
 
     `told` is the slowdown by these neighbours as the model composes it: what it knows of them is not counted twice.
     """
-    total = victim.utilisation + sum(one.utilisation * count for one, count in others)
-    if total <= 1.0 or sum(count for _, count in others) < 2:
+    total = victim.utilisation + sum([one.utilisation * count for one, count in others])
+    if total <= 1.0:
+        return 0.0
+    heads = sum([count for _, count in others])
+    if heads < 2 or told >= victim.utilisation * (1.0 + heads):  # an even share is the least that anybody gets
         return 0.0
     wanted: list[float] = []
     pairs = 1.0
