@@ -125,12 +125,10 @@ def analyse(
         matrix=sensitivity_matrix(table),
         placed=tuple(placed),
         placed_scores=placed_scores(placed),
-        not_placed="" if placed else _sentence_of(not_placed or "no model was given"),
+        not_placed=""
+        if placed
+        else f"Predictions as the scheduler composes them are not told here: {not_placed or 'no model was given'}.",
     )
-
-
-def _sentence_of(reason: str) -> str:
-    return f"Predictions as the scheduler composes them are not told here: {reason}."
 
 
 def plain(value: Any) -> Any:

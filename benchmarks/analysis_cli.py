@@ -23,9 +23,8 @@ from benchmarks.questions import HeldOutScore
 from benchmarks.runs import PROFILES_FOLDER, Outcome, RunLog
 from isolation.errors import IsolationError
 from isolation.topology import read_topology
-from profiler.dataset import PROFILES
+from profiler.dataset import PROFILES, load_profiles
 from profiler.errors import ModelDamaged, ModelMissing, ProfilerError
-from profiler.exchange import profiles_from_json
 from profiler.prediction import PairModel
 from profiler.registry import ModelRegistry
 from profiler.store import ProfileStore
@@ -52,15 +51,16 @@ def read_record(folder: Path) -> RunLog:
 def analyse_record(log: RunLog, state: Path) -> Analysis:
     """Analyse runs with the score of the model in use."""
     place = model_place(log, state)
-    score, reason = held_out_score(place, _topologies(log))
+    score, reason = held_out_score(place, log.topologies)
     placed, not_placed = read_placed(log, place) if score else ((), reason)
     return analyse(log.runs, score=score, no_score=reason, placed=placed, not_placed=not_placed)
 
 
 def model_place(log: RunLog, state: Path) -> Path:
     """Give the folder whose model speaks for the record: STATE, or else the record's own, if only that has one."""
-    has_own = held_out_score(log.folder, _topologies(log))[0] is not None
-    return log.folder if has_own and held_out_score(state, _topologies(log))[0] is None else state
+    if held_out_score(state, log.topologies)[0] is not None:
+        return state
+    return state if held_out_score(log.folder, log.topologies)[0] is None else log.folder
 
 
 def read_placed(log: RunLog, place: Path) -> tuple[tuple[PlacedPrediction, ...], str]:
@@ -69,11 +69,11 @@ def read_placed(log: RunLog, place: Path) -> tuple[tuple[PlacedPrediction, ...],
         topology = read_topology()
     except IsolationError as error:
         return (), f"the topology of this host cannot be read: {error}"
-    if {topology.fingerprint} != _topologies(log):
+    if log.topologies != {topology.fingerprint}:
         return (), "which CPUs share what is not in the record, and this host is of another class"
     packed = log.folder / PROFILES
     try:
-        listed = profiles_from_json(packed.read_bytes()) if packed.exists() else []
+        listed = load_profiles(packed) if packed.exists() else ()
         profiles = {one.name: one for one in listed} or ProfileStore(log.folder / PROFILES_FOLDER).load_all()
         loaded = ModelRegistry(place.absolute() / "models").active()
     except ProfilerError as error:
@@ -81,10 +81,6 @@ def read_placed(log: RunLog, place: Path) -> tuple[tuple[PlacedPrediction, ...],
     predictor = Predictor(PairModel(loaded, loaded.manifest.host), loaded.manifest.id, "", topology.fingerprint)
     found = placed_predictions(log.runs, profiles, predictor, topology)
     return found, "" if found else "no confined cell of workloads with a profile was measured"
-
-
-def _topologies(log: RunLog) -> set[str]:
-    return {host.topology for host in log.hosts.values()}
 
 
 def held_out_score(state: Path, topologies: set[str]) -> tuple[HeldOutScore | None, str]:

@@ -71,7 +71,7 @@ def read_material(log: RunLog, state: Path, *, is_simulated: bool) -> Material:
 def read_predictions(log: RunLog, state: Path) -> tuple[Sequence[HeldOutPrediction], str]:
     """Give the held-out predictions of the model in use if it is of the record's class of host, else why none."""
     state = model_place(log, state)
-    score, reason = held_out_score(state, {host.topology for host in log.hosts.values()})
+    score, reason = held_out_score(state, log.topologies)
     if score is None:
         return (), reason
     try:

@@ -193,11 +193,10 @@ class RunLog:
         # packed and not removed yet: once; of two machines both
         log.runs = list({(run.key, run.attempt, run.instance): run for run in rows}.values())
         log.hosts = {host.instance: host for host in _Rows(folder / HOSTS, _HOST).read()}
+        designs: dict[str, str] = {}
         for run in log.runs:
             if run.schema != SCHEMA:
                 raise _other_schema(f"{str(folder)!r}: run {run.cell}#{run.repetition}", run.schema)
-        designs: dict[str, str] = {}
-        for run in log.runs:
             if run.design and designs.setdefault(run.cell, run.design) != run.design:
                 raise CampaignMismatch(
                     f"{str(folder)!r} holds runs of {run.cell} with two designs, {designs[run.cell]} and {run.design}: "
@@ -210,6 +209,11 @@ class RunLog:
                 "cannot be pooled: keep each class in a folder of its own"
             )
         return log
+
+    @property
+    def topologies(self) -> set[str]:
+        """Give the fingerprints of the topologies that it was measured on."""
+        return {host.topology for host in self.hosts.values()}
 
     def join(self, host: Host) -> None:
         """Take up work on a host; raises CampaignMismatch when the runs are of another class of host."""

@@ -66,10 +66,9 @@ def pack_training(log: RunLog, folder: Path, to: Path, topology: Topology) -> st
 
     Which CPUs share what is not in the record, so this must be a host of the class that measured it.
     """
-    measured_on = {host.topology for host in log.hosts.values()}
-    if measured_on != {topology.fingerprint}:
+    if log.topologies != {topology.fingerprint}:
         return (
-            f"no observations were written: the runs are of a host with topology {', '.join(sorted(measured_on))}, "
+            f"no observations were written: the runs are of a host with topology {', '.join(sorted(log.topologies))}, "
             f"this one has {topology.fingerprint}"
         )
     store = ProfileStore(folder / PROFILES_FOLDER)
@@ -99,7 +98,7 @@ def pack_model(log: RunLog, state: Path, to: Path) -> str:
         manifest = models.active().manifest
     except ProfilerError as error:
         return f"no model was packed: {error}"
-    if {manifest.host_fingerprint} != {host.topology for host in log.hosts.values()}:
+    if log.topologies != {manifest.host_fingerprint}:
         return f"no model was packed: {manifest.id} is of another class of host"
     if (to / "models").resolve() == (state / "models").resolve():
         return f"no model was packed: {str(to)!r} is the state folder itself"

@@ -7,6 +7,7 @@ prior alone where a row is far from training. Only training imports this; scikit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,42 +28,27 @@ _LEAST_LEAF = 3  #: observations
 def ridge_residuals(data: TrainingData, rounds: Sequence[HeldOut]) -> list[NDArray[np.float64]]:
     """Give predicted - measured log SF of a linear model of all features, held out as the rounds are, [k] each.
 
-    Unknown features count as the median of the known ones: a line has no branch for what is missing.
+    Unknown features count as the median of the known ones: a line has no branch for what is missing. A penalty chosen
+    on fewer rows than columns is chosen by luck, but it is chosen: no error, a poor baseline.
     """
-    found = []
-    for one in rounds:
-        kept = _kept(data, one)
-        # a penalty chosen on fewer rows than columns is chosen by luck, but it is chosen: no error, a poor baseline
-        learner = make_pipeline(
-            SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), RidgeCV(_PENALTIES)
-        )
-        learner.fit(data.rows[kept], _beyond_prior(data, kept), ridgecv__sample_weight=data.weight[kept])
-        found.append(_residuals(data, one, learner.predict(data.rows[one.index])))
-    return found
+    learner = make_pipeline(
+        SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler(), RidgeCV(_PENALTIES)
+    )
+    return [_residuals(data, one, learner, "ridgecv__sample_weight") for one in rounds]
 
 
 def random_forest_residuals(data: TrainingData, rounds: Sequence[HeldOut], seed: int) -> list[NDArray[np.float64]]:
     """Give predicted - measured log SF of a random forest, held out as the rounds are, [k] each."""
-    found = []
-    for one in rounds:
-        kept = _kept(data, one)
-        learner = RandomForestRegressor(_TREES, min_samples_leaf=_LEAST_LEAF, random_state=seed, n_jobs=1)
-        learner.fit(data.rows[kept], _beyond_prior(data, kept), sample_weight=data.weight[kept])
-        found.append(_residuals(data, one, learner.predict(data.rows[one.index])))
-    return found
+    learner = RandomForestRegressor(_TREES, min_samples_leaf=_LEAST_LEAF, random_state=seed, n_jobs=1)
+    return [_residuals(data, one, learner, "sample_weight") for one in rounds]
 
 
-def _kept(data: TrainingData, held: HeldOut) -> NDArray[np.bool_]:
+def _residuals(data: TrainingData, held: HeldOut, learner: Any, weight: str) -> NDArray[np.float64]:
+    """Fit on what is not held out, forgetting any earlier fit, and predict what is; `weight` names fit's argument."""
     kept = np.ones(len(data.target), dtype=bool)
     kept[held.index] = False
-    return kept
-
-
-def _beyond_prior(data: TrainingData, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return (data.target[kept] - data.margin[kept]).astype(np.float64)
-
-
-def _residuals(data: TrainingData, held: HeldOut, learned: NDArray[np.float64]) -> NDArray[np.float64]:
-    beyond = np.where(held.far, 0.0, learned)
+    beyond_prior = (data.target[kept] - data.margin[kept]).astype(np.float64)
+    learner.fit(data.rows[kept], beyond_prior, **{weight: data.weight[kept]})
+    learned = np.where(held.far, 0.0, learner.predict(data.rows[held.index]))
     prior = data.margin[held.index].astype(np.float64)
-    return np.asarray(prior + beyond - data.target[held.index])
+    return np.asarray(prior + learned - data.target[held.index])

@@ -44,7 +44,7 @@ def load_dataset(root: Path, fingerprint: str, on_damaged: Callable[[ProfilerErr
         try:
             told = tuple(one for one in ObservationStore(path).load() if one.host_fingerprint == fingerprint)
             if told:
-                profiles = _profiles(path.with_name(PROFILES))
+                profiles = load_profiles(path.with_name(PROFILES))
                 families = _families(path.with_name(FAMILIES))
                 found = Dataset(found.observations + told, found.profiles + profiles, {**found.families, **families})
         except ProfilerError as error:
@@ -52,7 +52,8 @@ def load_dataset(root: Path, fingerprint: str, on_damaged: Callable[[ProfilerErr
     return found
 
 
-def _profiles(path: Path) -> tuple[WorkloadProfile, ...]:
+def load_profiles(path: Path) -> tuple[WorkloadProfile, ...]:
+    """Read the profiles of a dataset; raises ProfileMissing, ProfileDamaged."""
     data = read_limited(path, LIMIT_BYTES, missing=ProfileMissing, damaged=ProfileDamaged)
     try:
         return tuple(profiles_from_json(data))

@@ -116,7 +116,7 @@ def score(
     whole = ledger.sharing.whole
     own_share = share(request.slo, request.weight)
     crowd, demand = standings(ledger, predictor), demand_of(profile)
-    shares = [_newcomers_share(choice, demand, ledger) for choice in choices]
+    shares = [_running(demand, one.cpus, ledger, len(one.cpus) * demand.utilisation) for one in choices]
     encounter = _encounter(profile, choices, shares, ledger, predictor)
     suffered, caused = encounter.suffered, encounter.effects
     scores: list[Score] = []
@@ -170,14 +170,6 @@ def _felt(neighbours: Sequence[tuple[SlowdownEstimate, float]], excess: float) -
     return (max(1.0, slowdown) + excess, max(1.0, upper) + excess) if excess else (slowdown, upper)
 
 
-def _newcomers_share(choice: Choice, demand: Demand, ledger: Ledger) -> float:
-    """Give the share of its demand that it would get on these CPUs."""
-    cpus = len(choice.cpus)
-    if not demand.is_known:
-        return 1.0
-    return running_share(cpus, cpus * demand.utilisation + _wanted_on(choice.cpus, ledger))
-
-
 def _newcomers_excess(demand: Demand, on_all: Sequence[tuple[Demand, SlowdownEstimate, float]]) -> float:
     told = compose([one.slowdown for _, one, _ in on_all], [count for *_, count in on_all])
     return crowd_excess(demand, [(other, count) for other, _, count in on_all], told)
@@ -198,11 +190,12 @@ def _wanted_of(ledger: Ledger) -> Sequence[float]:
     return ledger.derive("wanted", make)
 
 
-def _running(group: Group, ledger: Ledger) -> float:
-    """Give the share of its demand that each member of a group gets on its CPUs; all of it where that is unknown."""
-    if not demand_of(group.profile).is_known:
-        return 1.0
-    return running_share(len(group.cpus), _wanted_on(group.cpus, ledger))
+def _running(demand: Demand, cpus: CpuSet, ledger: Ledger, more: float = 0.0) -> float:
+    """Give the share of its demand that who sits on these CPUs gets, all of it where that is unknown.
+
+    `more` is what is wanted of them beside the residents' demands.
+    """
+    return running_share(len(cpus), more + _wanted_on(cpus, ledger)) if demand.is_known else 1.0
 
 
 def _wanted_on(cpus: CpuSet, ledger: Ledger) -> float:
@@ -244,8 +237,8 @@ def _encounter(
     pairs += [(crowd[index].group.profile, profile, unpack(code)) for index, code, _ in back]
     answers = iter(predictor.estimate_many(pairs))
     for index, code in toward:
-        group = crowd[index].group
-        running = len(group.members) * (1.0 if code & COMMON_CPUS else _running(group, ledger))
+        group, own = crowd[index].group, crowd[index].demand
+        running = len(group.members) * (1.0 if code & COMMON_CPUS else _running(own, group.cpus, ledger))
         met.suffered[index][code] = (next(answers), running)
     demand, whole = demand_of(profile), ledger.sharing.whole
     for index, code, times in back:
@@ -279,8 +272,8 @@ def _standings(ledger: Ledger, predictor: Predictor) -> tuple[Standing, ...]:
     pairs: dict[tuple[int, int, int], Pair] = {}
     beside: list[list[tuple[tuple[int, int, int], float]]] = []
     crowds: list[list[tuple[Demand, tuple[int, int, int], int]]] = []
-    running = [_running(group, ledger) for group in groups]
     demands = [demand_of(group.profile) for group in groups]
+    running = [_running(demand, group.cpus, ledger) for demand, group in zip(demands, groups, strict=True)]
     kinds = [(predictor.key(group.profile), group.cpus.mask, len(group.members), group) for group in groups]
     for victim_key, victim_mask, _, victim in kinds:
         met: list[tuple[tuple[int, int, int], float]] = []

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.design import Cell, Isolation, Member, Part
+from benchmarks.design import Isolation, Member
 from benchmarks.observations import observations
-from benchmarks.runs import PROFILES_FOLDER, Outcome, Run, RunLog
+from benchmarks.runs import PROFILES_FOLDER, Outcome, RunLog
 from benchmarks.solo_profiles import families, measure_profiles, pack_model, pack_training
 from isolation.topology import read_topology
 from profiler.dataset import FAMILIES, OBSERVATIONS, load_dataset
@@ -20,28 +20,20 @@ from profiler.records import WorkloadProfile
 from profiler.registry import ModelRegistry
 from profiler.store import ProfileStore
 from profiler.training import train
-from tests.fakes.campaigns import HOST, bracketed, design, simulated_run
+from tests.fakes.campaigns import HOST, design, slowed_run
 from tests.fakes.machines import make_topology
 from tests.fakes.measurements import made_up_observations, made_up_profiles
 from tests.fakes.profiles import HOST as TRAITS
 from tests.fakes.profiles import profile_of
 
 MACHINE = make_topology()
-
-
-def run(*members: Member, cpus: tuple[str, ...], factor: float, **changes: Any) -> Run:
-    cell = Cell(part=Part.BREADTH, members=members, isolation=Isolation.PINNING if cpus else Isolation.NONE)
-    readings = tuple(
-        one for member in members for one in bracketed(member.workload, {"rate_per_s": (10.0, 10.0 / factor, 10.0)})
-    )
-    return simulated_run(cell, readings=readings, cpus=cpus, **changes)
-
-
 A, B = Member(workload="a"), Member(workload="b")
 
 
 def test_repetitions_of_a_pair_make_one_observation_each_way() -> None:
-    runs = [run(A, B, cpus=("0", "1"), factor=factor, repetition=at) for at, factor in enumerate((1.1, 1.3, 1.2))]
+    runs = [
+        slowed_run(A, B, cpus=("0", "1"), factor=factor, repetition=at) for at, factor in enumerate((1.1, 1.3, 1.2))
+    ]
     found = observations(runs, MACHINE)
 
     assert [(one.victim, one.aggressors) for one in found] == [
@@ -58,7 +50,7 @@ def test_repetitions_of_a_pair_make_one_observation_each_way() -> None:
 
 
 def test_who_shares_a_cpu_is_told_so() -> None:
-    (first, _) = observations([run(A, B, cpus=("0", "0"), factor=2.0)], MACHINE)
+    (first, _) = observations([slowed_run(A, B, cpus=("0", "0"), factor=2.0)], MACHINE)
 
     assert first.relations[0].same_cpu == 1
     assert first.spread is None
@@ -66,7 +58,7 @@ def test_who_shares_a_cpu_is_told_so() -> None:
 
 def test_several_processes_are_several_aggressors_and_no_victim() -> None:
     many = Member(workload="b", instances=4)
-    found = observations([run(A, many, cpus=("0", "1"), factor=1.5)], MACHINE)
+    found = observations([slowed_run(A, many, cpus=("0", "1"), factor=1.5)], MACHINE)
 
     assert [(one.victim, one.aggressors) for one in found] == [("experiment.a", ("experiment.b",) * 4)]
     assert len(found[0].relations) == 4
@@ -74,19 +66,19 @@ def test_several_processes_are_several_aggressors_and_no_victim() -> None:
 
 def test_what_was_left_to_the_kernel_or_disturbed_is_no_observation() -> None:
     runs = [
-        run(A, B, cpus=(), factor=1.5),
-        run(A, B, cpus=("0", "1"), factor=1.5, outcome=Outcome.DISTURBED),
+        slowed_run(A, B, cpus=(), factor=1.5),
+        slowed_run(A, B, cpus=("0", "1"), factor=1.5, outcome=Outcome.DISTURBED),
     ]
 
     assert observations(runs, MACHINE) == []
 
 
 def test_who_may_run_on_the_same_several_cpus_is_no_observation() -> None:
-    assert observations([run(A, B, cpus=("0-1", "0-1"), factor=1.5, isolation=Isolation.CAT)], MACHINE) == []
+    assert observations([slowed_run(A, B, cpus=("0-1", "0-1"), factor=1.5, isolation=Isolation.CAT)], MACHINE) == []
 
 
 def test_a_cell_measured_on_other_cpus_is_an_observation_of_its_own() -> None:
-    runs = [run(A, B, cpus=cpus, factor=1.5, repetition=at) for at, cpus in enumerate((("0", "1"), ("0", "0")))]
+    runs = [slowed_run(A, B, cpus=cpus, factor=1.5, repetition=at) for at, cpus in enumerate((("0", "1"), ("0", "0")))]
     found = [one for one in observations(runs, MACHINE) if one.victim == "experiment.a"]
 
     assert [(one.relations[0].same_cpu, one.repetitions) for one in found] == [(0, 1), (1, 1)]
@@ -103,7 +95,7 @@ def test_variants_of_one_program_are_told_apart_from_other_programs() -> None:
 
 def test_a_dataset_holds_what_training_takes_the_same_bytes_twice(tmp_path: Path) -> None:
     here = read_topology()
-    log = RunLog(tmp_path / "runs", runs=[run(A, B, cpus=("0", "0"), factor=2.0)])
+    log = RunLog(tmp_path / "runs", runs=[slowed_run(A, B, cpus=("0", "0"), factor=2.0)])
     log.hosts = {"a1": replace(HOST, topology=here.fingerprint)}
     store = ProfileStore(log.folder / PROFILES_FOLDER)
     for name in ("experiment.a", "experiment.b"):
@@ -162,7 +154,10 @@ def test_the_model_in_use_goes_into_the_dataset_and_takes_the_place_of_an_earlie
 
 def test_observations_left_out_for_want_of_a_profile_are_counted_and_named(tmp_path: Path) -> None:
     here = read_topology()
-    runs = [run(A, B, cpus=("0", "0"), factor=2.0), run(A, Member(workload="c"), cpus=("0", "0"), factor=2.0)]
+    runs = [
+        slowed_run(A, B, cpus=("0", "0"), factor=2.0),
+        slowed_run(A, Member(workload="c"), cpus=("0", "0"), factor=2.0),
+    ]
     log = RunLog(tmp_path / "runs", runs=runs, hosts={"a1": replace(HOST, topology=here.fingerprint)})
     for name in ("experiment.a", "experiment.b"):
         ProfileStore(log.folder / PROFILES_FOLDER).save(profile_of(name))
@@ -193,7 +188,7 @@ def test_workloads_without_a_profile_are_measured_services_among_them(tmp_path: 
 
 
 def test_a_record_of_another_host_is_packed_without_observations(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, runs=[run(A, B, cpus=("0", "0"), factor=2.0)])
+    log = RunLog(tmp_path, runs=[slowed_run(A, B, cpus=("0", "0"), factor=2.0)])
     log.hosts = {"a1": HOST}
 
     assert "no observations were written: the runs are of a host with topology t" in pack_training(

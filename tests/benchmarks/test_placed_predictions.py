@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from benchmarks.design import Cell, Isolation, Member, Part
+from benchmarks.design import Isolation, Member
 from benchmarks.placed_predictions import Neighbours, PlacedPrediction, placed_predictions, placed_scores
 from benchmarks.runs import Run
-from tests.fakes.campaigns import bracketed, simulated_run
+from tests.fakes.campaigns import slowed_run
 from tests.fakes.crowds import predictor
 from tests.fakes.machines import make_topology
 from tests.fakes.predictions import hog, make_profile
@@ -28,16 +27,6 @@ PROFILES = {
 }
 
 
-def run(
-    *members: Member, cpus: tuple[str, ...], factor: float, isolation: Isolation = Isolation.PINNING, **changes: Any
-) -> Run:
-    cell = Cell(part=Part.FACTORIAL, members=members, isolation=isolation)
-    readings = tuple(
-        one for member in members for one in bracketed(member.workload, {"rate_per_s": (10.0, 10.0 / factor, 10.0)})
-    )
-    return simulated_run(cell, readings=readings, cpus=cpus, **changes)
-
-
 def predicted(*runs: Run) -> dict[str, PlacedPrediction]:
     return {one.member: one for one in placed_predictions(runs, PROFILES, predictor(), MACHINE)}
 
@@ -45,7 +34,8 @@ def predicted(*runs: Run) -> dict[str, PlacedPrediction]:
 def test_many_on_another_cpu_are_told_as_the_scheduler_composes_them_and_as_a_plain_sum() -> None:
     many = replace(PRESSER, instances=16)
     runs = [
-        run(TOUCHY, many, cpus=("0", "1"), factor=factor, repetition=at) for at, factor in enumerate((1.3, 1.5, 1.4))
+        slowed_run(TOUCHY, many, cpus=("0", "1"), factor=factor, repetition=at)
+        for at, factor in enumerate((1.3, 1.5, 1.4))
     ]
 
     found = predicted(*runs)
@@ -58,7 +48,7 @@ def test_many_on_another_cpu_are_told_as_the_scheduler_composes_them_and_as_a_pl
 
 def test_those_on_its_own_cpu_count_in_full() -> None:
     third = Member(workload="hog")
-    one = predicted(run(TOUCHY, PRESSER, third, cpus=("0", "0", "0"), factor=3.0, isolation=Isolation.STACKED))[
+    one = predicted(slowed_run(TOUCHY, PRESSER, third, cpus=("0", "0", "0"), factor=3.0, isolation=Isolation.STACKED))[
         "touchy"
     ]
 
@@ -67,18 +57,18 @@ def test_those_on_its_own_cpu_count_in_full() -> None:
 
 
 def test_what_was_left_to_the_kernel_or_has_no_profile_is_not_predicted() -> None:
-    free = run(TOUCHY, PRESSER, cpus=(), factor=1.4, isolation=Isolation.NONE)
-    strange = run(TOUCHY, Member(workload="stranger"), cpus=("0", "1"), factor=1.4)
+    free = slowed_run(TOUCHY, PRESSER, cpus=(), factor=1.4, isolation=Isolation.NONE)
+    strange = slowed_run(TOUCHY, Member(workload="stranger"), cpus=("0", "1"), factor=1.4)
 
-    partitioned = run(TOUCHY, PRESSER, cpus=("0", "1"), factor=1.1, isolation=Isolation.COMBINED)
+    partitioned = slowed_run(TOUCHY, PRESSER, cpus=("0", "1"), factor=1.1, isolation=Isolation.COMBINED)
 
     assert predicted(free, strange, partitioned) == {}
 
 
 def test_scores_tell_error_bias_and_how_much_lies_below_the_upper_end() -> None:
-    pair = run(TOUCHY, PRESSER, cpus=("0", "1"), factor=1.4)
+    pair = slowed_run(TOUCHY, PRESSER, cpus=("0", "1"), factor=1.4)
     many = [
-        run(TOUCHY, replace(PRESSER, instances=count), cpus=("0", "1"), factor=factor)
+        slowed_run(TOUCHY, replace(PRESSER, instances=count), cpus=("0", "1"), factor=factor)
         for count, factor in ((4, 1.4 * 1.1), (16, 1.4 / 1.1))
     ]
 

@@ -94,3 +94,15 @@ def bracketed(member: str, values: Mapping[str, tuple[Any, Any, Any]]) -> tuple[
         reading(member, phase, **{name: three[place] for name, three in values.items()})
         for place, phase in enumerate(Phase)
     )
+
+
+def slowed_run(
+    *members: Member, cpus: tuple[str, ...], factor: float, isolation: Isolation | None = None, **changes: Any
+) -> Run:
+    """Give a run in which everybody takes `factor` times as long together; pinned, unless without CPUs or told so."""
+    kept_apart = isolation or (Isolation.PINNING if cpus else Isolation.NONE)
+    cell = Cell(part=Part.BREADTH, members=members, isolation=kept_apart)
+    readings = tuple(
+        one for member in members for one in bracketed(member.workload, {"rate_per_s": (10.0, 10.0 / factor, 10.0)})
+    )
+    return simulated_run(cell, readings=readings, cpus=cpus, **changes)
