@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -43,19 +44,24 @@ _LEAVING = "ReleaseWorkload"  # possible without a state folder: what is as befo
 class Border(grpc.ServerInterceptor):
     """Outermost: checks every request of ours against its rules, turns errors into status, counts and times calls."""
 
-    def __init__(self, metrics: Metrics, files: StateFiles, *, read_only: bool) -> None:
+    def __init__(self, metrics: Metrics, files: StateFiles, *, streams: int, read_only: bool) -> None:
+        """At most so many `streams` (reflection) are answered at once: an idle one holds a thread all the while."""
         self._metrics = metrics
         self._files = files
         self._read_only = read_only
+        self._most_streams = streams
+        self._streams = threading.BoundedSemaphore(streams)
 
     def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap unary handlers of our package; health and reflection pass untouched."""
+        """Wrap unary handlers of our package, and bound streams; the rest of health and reflection passes untouched."""
         handler = continuation(handler_call_details)
         name = str(handler_call_details.method)
+        if handler is not None and handler.stream_stream is not None:
+            return self._bounded(handler, handler.stream_stream)
         if handler is None or not name.startswith("/cotenant.v1.") or handler.unary_unary is None:
             return handler
         inner, method = handler.unary_unary, name.rpartition("/")[2]
@@ -81,6 +87,28 @@ class Border(grpc.ServerInterceptor):
                 self._metrics.seconds.labels(method).observe(time.perf_counter() - started_s)
 
         return grpc.unary_unary_rpc_method_handler(
+            answer,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _bounded(
+        self,
+        handler: grpc.RpcMethodHandler[Any, Any],
+        inner: Callable[[Iterator[Any], grpc.ServicerContext], Iterator[Any]],
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        def answer(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+            if not self._streams.acquire(blocking=False):
+                context.abort(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"{self._most_streams} streams are open, as many as are answered at once: close one first",
+                )
+            try:
+                yield from inner(requests, context)
+            finally:
+                self._streams.release()
+
+        return grpc.stream_stream_rpc_method_handler(
             answer,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,

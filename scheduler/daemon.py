@@ -230,7 +230,7 @@ class Daemon:
         check_socket(path)
         server = grpc.server(
             ThreadPoolExecutor(max_workers=self._settings.workers, thread_name_prefix="rpc"),
-            interceptors=[Border(self.metrics, self._files, read_only=read_only)],
+            interceptors=[Border(self.metrics, self._files, streams=self._settings.workers // 2, read_only=read_only)],
             maximum_concurrent_rpcs=_CONCURRENT_CALLS,
             options=(
                 ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),

@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from benchmarks.daemon_process import DaemonProcess
@@ -181,6 +183,35 @@ def test_reflection_lists_the_services(daemon: DaemonProcess) -> None:
 
     wanted = {f"cotenant.v1.{one}Service" for one in ("Placement", "Profile", "Model", "Host")}
     assert wanted | {"grpc.health.v1.Health"} <= names
+
+
+def test_idle_streams_leave_threads_to_the_other_calls(daemon: DaemonProcess, client: Client) -> None:
+    """Each of them holds a thread; with as many as there are threads nothing else would be answered."""
+    ended = threading.Event()
+
+    def idle() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        ended.wait()
+
+    with grpc.insecure_channel(f"unix:{daemon.socket}") as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        opened = [stub.ServerReflectionInfo(idle()) for _ in range(4)]
+        for one in opened:
+            next(one)
+        with pytest.raises(grpc.RpcError, match="4 streams are open") as caught:
+            next(stub.ServerReflectionInfo(idle()))
+        assert grpc.StatusCode.RESOURCE_EXHAUSTED == caught.value.code()
+        assert client.host().fingerprint
+        opened[0].cancel()
+
+        def answered() -> bool:
+            try:
+                return bool(next(stub.ServerReflectionInfo(idle())))
+            except grpc.RpcError:
+                return False
+
+        assert until(answered), "a stream that ended makes room for another"
+        ended.set()
 
 
 def test_a_graceful_stop_keeps_placements_and_the_next_daemon_takes_them_over(
