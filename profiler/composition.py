@@ -15,9 +15,8 @@ def compose(slowdowns: Sequence[float], counts: Sequence[float] | None = None) -
     make it 1 + n times slower (multiplying would say 2 to the n). Values below 1 are noise or a gift of one
     neighbour: they do not pay for the harm of another. If none is above 1 the largest stands.
     """
-    for slowdown in slowdowns:
-        if not (math.isfinite(slowdown) and slowdown > 0):
-            raise RecordInvalid(f"slowdown {slowdown} among {list(slowdowns)} must be finite and above 0")
+    if slowdowns and not (min(slowdowns) > 0 and math.isfinite(sum(slowdowns))):  # a NaN hides from min, not from sum
+        raise RecordInvalid(f"slowdowns {list(slowdowns)}: each must be finite and above 0")
     often = [1.0] * len(slowdowns) if counts is None else counts
     harmful = [count * (slowdown - 1.0) for slowdown, count in zip(slowdowns, often, strict=True) if slowdown > 1.0]
     return 1.0 + math.fsum(harmful) if harmful else max(slowdowns, default=1.0)

@@ -54,21 +54,23 @@ def crowd_excess(victim: Demand, others: Sequence[tuple[Demand, float]], told: f
     heads = sum([count for _, count in others])
     if heads < 2 or told >= victim.utilisation * (1.0 + heads):  # an even share is the least that anybody gets
         return 0.0
-    wanted: list[float] = []
-    pairs = 1.0
-    for one, count in others:
-        demand = one.utilisation / (1.0 + (one.waiting - 1.0) * min(1.0, total - one.utilisation))
-        wanted += [demand] * round(count)
-        pairs += count * (fair_share_factor(victim.utilisation, demand) - 1.0)
-    return max(0.0, _fair(victim.utilisation, wanted) - max(pairs, told))
+    wanted = [
+        (one.utilisation / (1.0 + (one.waiting - 1.0) * min(1.0, total - one.utilisation)), count)
+        for one, count in others
+    ]
+    fair = _fair(victim.utilisation, wanted)
+    if fair <= told:
+        return 0.0
+    pairs = 1.0 + sum([count * (fair_share_factor(victim.utilisation, demand) - 1.0) for demand, count in wanted])
+    return max(0.0, fair - max(pairs, told))
 
 
-def _fair(demand: float, others: Sequence[float]) -> float:
-    """Give SF of a demand by max-min fairness among others on one CPU."""
-    left, wanted = 1.0, sorted((demand, *others))
-    for served, one in enumerate(wanted):
-        even = left / (len(wanted) - served)
-        if one > even:
-            return max(1.0, demand / even)
-        left -= one
-    return 1.0
+def _fair(demand: float, others: Sequence[tuple[float, float]]) -> float:
+    """Give SF of a demand by max-min fairness on one CPU among others, each with how many there are of it."""
+    left, heads = 1.0, 1.0 + sum([count for _, count in others])
+    for one, count in sorted(others):
+        if one > left / heads:
+            break
+        left -= one * count
+        heads -= count
+    return max(1.0, demand * heads / left)

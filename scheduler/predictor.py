@@ -55,12 +55,13 @@ def together(counted: Iterable[tuple[SlowdownEstimate | Composed, float]]) -> Co
     if len(parts) == 1 and parts[0][1] == 1:
         part = parts[0][0]
         return Composed(part.slowdown, part.lower, part.upper, part.prior, part.far_from_training)
-    slowdown = _summed([(part.slowdown, count) for part, count in parts])
+    counts = [count for _, count in parts]
+    slowdown = compose([part.slowdown for part, _ in parts], counts)
     return Composed(
         slowdown,
-        _summed([(part.lower, count) for part, count in parts]),
+        compose([part.lower for part, _ in parts], counts),
         upper_end(slowdown, parts),
-        _summed([(part.prior, count) for part, count in parts]),
+        compose([part.prior for part, _ in parts], counts),
         any(part.far_from_training for part, _ in parts),
     )
 
@@ -86,10 +87,6 @@ def upper_end(slowdown: float, parts: Iterable[tuple[SlowdownEstimate | Composed
         if half_width > 0:
             squares += count * half_width * half_width
     return max(slowdown, 1.0) + math.sqrt(squares)
-
-
-def _summed(counted: Sequence[tuple[float, float]]) -> float:
-    return compose([value for value, _ in counted], [count for _, count in counted])
 
 
 class Predictor:
@@ -119,15 +116,13 @@ class Predictor:
         """Predict each (victim, aggressor, relation), in order; new ones in one batch."""
         keys = [(self.key(victim), self.key(aggressor), relation) for victim, aggressor, relation in pairs]
         memo = self._memo
-        found = {key: memo[key] for key in keys if key in memo}
-        missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in found}
-        if missing:
-            fresh = dict(zip(missing, self._model.estimate(list(missing.values())), strict=True))
-            if len(memo) + len(fresh) > _MOST_PAIRS:
-                self._memo = memo = {}
-            memo.update(fresh)
-            found |= fresh
-        return [found[key] for key in keys]
+        known = [memo.get(key) for key in keys]
+        missing = {key: pair for key, pair, one in zip(keys, pairs, known, strict=True) if one is None}
+        fresh = dict(zip(missing, self._model.estimate(list(missing.values())), strict=True)) if missing else {}
+        if len(memo) + len(fresh) > _MOST_PAIRS:
+            self._memo = memo = {}
+        memo.update(fresh)
+        return [fresh[key] if one is None else one for key, one in zip(keys, known, strict=True)]
 
     def key(self, profile: WorkloadProfile | None) -> int:
         """Give a number that equal profiles share; seeing the same object again costs one lookup.
