@@ -152,7 +152,7 @@ def run(
     ] = "1/1",
     extra: ExtraOption = "",
     attempts: Annotated[
-        int, typer.Option("--attempts", min=1, max=20, help="How often a run that failed or was disturbed is tried.")
+        int, typer.Option("--attempts", min=1, max=100, help="How often a run that failed or was disturbed is tried.")
     ] = ATTEMPTS,
     design: DesignOption = None,
 ) -> None:
