@@ -349,5 +349,7 @@ def _told(error: Interval) -> str:
 
 def _why(one: RuleScore) -> str:
     p = f"Holm, {told_p(one.p_holm)}" if math.isfinite(one.p_holm) else "no test: their errors hardly differ"
-    ends = f"{one.advantage.lower:.1%} to {one.advantage.upper:.1%}"
-    return f"{p}; {f'difference {ends}' if math.isfinite(one.advantage.lower) else one.advantage.reason}"
+    if not math.isfinite(one.advantage.lower):
+        return f"{p}; {one.advantage.reason}"
+    held = ", which holds 0" if one.advantage.lower <= 0 <= one.advantage.upper else ""  # however small p is
+    return f"{p}; difference {one.advantage.lower:.1%} to {one.advantage.upper:.1%}{held}"

@@ -84,6 +84,7 @@ def test_the_planted_sum_is_found_and_the_others_are_beaten(summed: CompositionE
     assert scores[Rule.LARGEST].is_worse
     assert "“sum of excesses” errs least" in summed.conclusion
     assert "and it is the scheduler's; it beats “product”" in summed.conclusion
+    assert "which holds 0" not in summed.conclusion
 
 
 def test_the_planted_product_is_found_and_beats_the_schedulers_rule(multiplied: CompositionEffect) -> None:
@@ -127,7 +128,7 @@ def test_nothing_beats_where_one_neighbour_alone_slows() -> None:
     scores = overall(found)
     assert [one.error.estimate for one in scores.values()] == pytest.approx([0.0] * 3, abs=1e-9)
     assert not [rule for rule, one in scores.items() if one.is_better or one.is_worse]
-    assert "no test: their errors hardly differ" in found.conclusion
+    assert "no test: their errors hardly differ; difference 0.0% to 0.0%, which holds 0" in found.conclusion
 
 
 def test_a_pair_that_was_not_measured_leaves_out_just_its_two_members() -> None:
