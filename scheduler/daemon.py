@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import resource
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -46,6 +44,7 @@ from scheduler.errors import StateRefused
 from scheduler.held import Held
 from scheduler.journal import Journal
 from scheduler.learning import ModelServicer, ProfileServicer
+from scheduler.log import JsonLines, UnblockedHandler
 from scheduler.metrics import Metrics
 from scheduler.monitor import WorkloadMonitor
 from scheduler.operations import Operations
@@ -66,28 +65,6 @@ _SERVICES = (
     profile_pb2.DESCRIPTOR.services_by_name["ProfileService"].full_name,
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
     host_pb2.DESCRIPTOR.services_by_name["HostService"].full_name,
-)
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line; names and texts are escaped, so nobody can forge a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Render time, level, logger, message and what was given as extra."""
-        line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        line.update({key: value for key, value in record.__dict__.items() if key in _EXTRAS})
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
-
-
-_EXTRAS = frozenset(
-    {"method", "workload", "socket", "mechanism", "state", "metrics", "model", "fallback", "recovered", "operation"}
 )
 
 
@@ -308,7 +285,7 @@ class Daemon:
 
 def serve(settings: Settings, *, checkpoint: Callable[[str], None] = lambda _label: None) -> None:
     """Run until SIGTERM or SIGINT."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = UnblockedHandler(sys.stderr.fileno())
     text = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.setFormatter(JsonLines() if settings.log_format == "json" else logging.Formatter(text))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
