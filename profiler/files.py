@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from profiler.errors import ProfilerError, RecordInvalid, StoreFailed
 
+_TEMPORARY = ".tmp-"
+_STALE_S = 3600.0  # nobody writes a small file for so long: who began it was killed
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 
 
@@ -38,7 +42,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file: temporary file, fsync, rename, fsync of folder; raises StoreFailed and leaves the old one."""
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+        _remove_stale(path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -51,6 +56,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what writers that were killed left behind."""
+    for left in folder.glob(f"{_TEMPORARY}*"):
+        with suppress(OSError):  # gone by now, or not ours
+            if time.time() - left.lstat().st_mtime > _STALE_S:
+                left.unlink()
 
 
 def sync_folder(path: Path) -> None:
