@@ -133,7 +133,9 @@ class _Rows(Generic[_Row]):
         except FileNotFoundError:
             return
         except (OSError, EOFError, zlib.error) as error:
-            raise RunsDamaged(f"{str(self.path)!r} cannot be read: {error}") from error
+            raise RunsDamaged(
+                f"{str(self.path)!r} cannot be read: {error}; restore it, or name another folder with --data"
+            ) from error
         for number, line in enumerate(data.split(b"\n")[:-1], 1):
             try:
                 yield self.adapter.validate_json(line)
