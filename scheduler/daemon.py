@@ -285,7 +285,8 @@ class Daemon:
 
 def serve(settings: Settings, *, checkpoint: Callable[[str], None] = lambda _label: None) -> None:
     """Run until SIGTERM or SIGINT."""
-    handler = UnblockedHandler(sys.stderr.fileno())
+    # who starts it with stderr closed wants no log; that number belongs to another file by now
+    handler = UnblockedHandler(os.open(os.devnull, os.O_WRONLY) if sys.stderr is None else sys.stderr.fileno())
     text = "%(asctime)s %(levelname)s %(name)s %(message)s"
     handler.setFormatter(JsonLines() if settings.log_format == "json" else logging.Formatter(text))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

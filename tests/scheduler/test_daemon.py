@@ -185,6 +185,19 @@ def test_reflection_lists_the_services(daemon: DaemonProcess) -> None:
     assert wanted | {"grpc.health.v1.Health"} <= names
 
 
+def test_a_daemon_whose_stderr_is_closed_serves_all_the_same(tmp_path: Path) -> None:
+    state = tmp_path / "s"
+    serve = [sys.executable, "-P", "-m", "cotenant.main", "serve", "--state", str(state), "--metrics", ""]
+    with subprocess.Popen(["sh", "-c", 'exec "$@" 2>&-', "sh", *serve]) as daemon:
+        try:
+            assert until((state / "cotenant.sock").exists), "it does not serve"
+            with Client(state / "cotenant.sock") as client:
+                assert client.host().fingerprint
+        finally:
+            daemon.terminate()
+    assert 0 == daemon.returncode
+
+
 def test_idle_streams_leave_threads_to_the_other_calls(daemon: DaemonProcess, client: Client) -> None:
     """Each of them holds a thread; with as many as there are threads nothing else would be answered."""
     ended = threading.Event()
