@@ -50,17 +50,22 @@ def read_record(folder: Path) -> RunLog:
 
 def analyse_record(log: RunLog, state: Path) -> Analysis:
     """Analyse runs with the score of the model in use."""
-    place = model_place(log, state)
-    score, reason = held_out_score(place, log.topologies)
+    place, score, reason = scored_place(log, state)
     placed, not_placed = read_placed(log, place) if score else ((), reason)
     return analyse(log.runs, score=score, no_score=reason, placed=placed, not_placed=not_placed)
 
 
-def model_place(log: RunLog, state: Path) -> Path:
-    """Give the folder whose model speaks for the record: STATE, or else the record's own, if only that has one."""
-    if held_out_score(state, log.topologies)[0] is not None:
-        return state
-    return state if held_out_score(log.folder, log.topologies)[0] is None else log.folder
+def scored_place(log: RunLog, state: Path) -> tuple[Path, HeldOutScore | None, str]:
+    """Give the folder whose model speaks for the record, with its score or why there is none.
+
+    That is STATE, or else the record's own folder, if only that has a model of this class of host.
+    """
+    score, reason = held_out_score(state, log.topologies)
+    if score is None:
+        own, _ = held_out_score(log.folder, log.topologies)
+        if own is not None:
+            return log.folder, own, ""
+    return state, score, reason
 
 
 def read_placed(log: RunLog, place: Path) -> tuple[tuple[PlacedPrediction, ...], str]:

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from benchmarks.analysis import Analysis
-from benchmarks.analysis_cli import analyse_record, held_out_score, model_place, read_record, without_path
+from benchmarks.analysis_cli import analyse_record, read_record, scored_place, without_path
 from benchmarks.composition_figures import composition
 from benchmarks.design import Isolation, Part, parse_design
 from benchmarks.drawing import Drawing
@@ -70,14 +70,13 @@ def read_material(log: RunLog, state: Path, *, is_simulated: bool) -> Material:
 
 def read_predictions(log: RunLog, state: Path) -> tuple[Sequence[HeldOutPrediction], str]:
     """Give the held-out predictions of the model in use if it is of the record's class of host, else why none."""
-    state = model_place(log, state)
-    score, reason = held_out_score(state, log.topologies)
+    place, score, reason = scored_place(log, state)
     if score is None:
         return (), reason
     try:
-        found = ModelRegistry(state.absolute() / "models").held_out(score.model)
+        found = ModelRegistry(place.absolute() / "models").held_out(score.model)
     except ModelDamaged as damage:
-        return (), without_path(damage, state)
+        return (), without_path(damage, place)
     reason = f"model {score.model} keeps no held-out predictions: it is of an earlier version, or nothing was held out"
     return found, "" if found else f"{reason}; train again (`cotenant train`)"
 
